@@ -1,0 +1,222 @@
+"""One Kaldi table: a text file of `id value` lines, read strictly, with every mistake named by its line.
+
+Lines end in \n or \r\n, fields are separated by blanks or tabs, and the order of the lines does not matter. Written
+tables are in byte order (the order of LC_ALL=C), which is the order of Python's strings for UTF-8 text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from w2vbert_asr.data.files import require_regular
+from w2vbert_asr.errors import DataError
+
+V = TypeVar("V")
+_BLANKS = re.compile(r"[ \t]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_UNFIT, _UNFIT_VALUE = re.compile(r"[\x00-\x20\x7f]"), re.compile(r"^[ \t]|[ \t]$|[\x00-\x08\x0a-\x1f\x7f]")
+_BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One defect. A note says how a file was read, a warning is an error under --strict."""
+
+    kind: str
+    severity: Literal["error", "warning", "note"]
+    file: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """A piece of a recording, in seconds."""
+
+    rec_id: str
+    start: float
+    end: float
+
+
+def read_table(
+    path: Path, parse: Callable[[str], V], problems: list[Problem], encoding: str = "utf-8"
+) -> tuple[dict[str, V], set[str]]:
+    """(id -> parsed value, ids whose line was rejected); defects are appended to `problems`.
+
+    `parse` raises ValueError with a message for a value that is wrong. Of a repeated id the first line is kept, and the
+    id is among the rejected ones.
+    """
+    records: dict[str, V] = {}
+    rejected: set[str] = set()
+    repeated: dict[str, list[int]] = {}
+    for number, line in enumerate(_read_lines(path, problems, encoding), 1):
+        if line is None:
+            continue
+        key, _, value = line.partition(" ")
+        if not key or "\t" in key:  # blanks before the id, or a tab behind it
+            key, *rest = _BLANKS.split(line.strip(" \t"), 1)
+            value = rest[0] if rest else ""
+        if not key:
+            problems.append(Problem("blank_line", "note", path.name, number, "blank line, passed over"))
+        elif key in records or key in rejected:
+            repeated.setdefault(key, []).append(number)
+        else:
+            try:
+                records[sys.intern(key)] = parse(value.strip(" \t"))
+            except ValueError as error:
+                problems.append(Problem("malformed", "error", path.name, number, f"{key}: {error}"))
+                rejected.add(key)
+    for key, first in line_numbers(path, repeated, encoding).items():
+        for number in repeated[key]:
+            message = f"duplicate id {key}, first on line {first}; keep one of them"
+            problems.append(Problem("duplicate", "error", path.name, number, message))
+    return records, rejected | set(repeated)
+
+
+def line_numbers(path: Path, keys: Iterable[str], encoding: str = "utf-8") -> dict[str, int]:
+    """id -> the first line that it stands on. A second pass over the file, so that only defects pay for it."""
+    wanted, found = set(keys), dict[str, int]()
+    for number, line in enumerate(_read_lines(path, [], encoding) if wanted else (), 1):
+        key = _BLANKS.split(line.strip(" \t"), 1)[0] if line else ""
+        if key in wanted:
+            found.setdefault(key, number)
+    return found
+
+
+def write_table(path: Path, records: Mapping[str, str]) -> None:
+    """Write `id value` lines in byte order. DataError for what a line cannot hold."""
+    for key, value in records.items():
+        if not key or _UNFIT.search(key) or _UNFIT_VALUE.search(value):
+            raise DataError(f"{path}: {key!r} {value!r} does not fit on a line (blanks, control characters); rename it")
+    with open(path, "w", encoding="utf-8", newline="\n") as handle:
+        try:
+            handle.writelines(f"{key} {records[key]}".rstrip(" ") + "\n" for key in sorted(records))
+        except UnicodeEncodeError as error:
+            raise DataError(f"{path}: {error.object[:100]!r} is not UTF-8; rename the file") from error
+
+
+# --- values: each raises ValueError with what was expected ------------------------------------------------------------
+
+
+def parse_path(value: str) -> str:
+    """A path; never a pipe, which would be a program to run."""
+    if not value:
+        raise ValueError("expected an id and a path, found the id alone")
+    if value.endswith("|") or value.startswith("|"):
+        raise ValueError(f"pipes are refused ({value[:60]!r}); write the audio to a file and give its path")
+    return value
+
+
+def parse_text(value: str) -> str:
+    """A transcript, possibly empty."""
+    return value
+
+
+def parse_word(value: str) -> str:
+    """Exactly one field behind the id."""
+    found = len(_BLANKS.split(value)) if value else 0
+    if found != 1:
+        raise ValueError(f"expected 2 fields, found {found + 1}")
+    return sys.intern(value)
+
+
+def parse_seconds(value: str) -> float:
+    """A positive finite number."""
+    number = _number(parse_word(value), "seconds")
+    if number <= 0:
+        raise ValueError(f"expected more than 0 seconds, found {value}")
+    return number
+
+
+def parse_count(value: str) -> int:
+    """A positive whole number."""
+    if not (parse_word(value).isascii() and value.isdigit() and 0 < len(value) < 19 and int(value) > 0):
+        raise ValueError(f"expected a positive whole number, found {value[:60]!r}")
+    return int(value)
+
+
+def parse_segment(value: str) -> Segment:
+    """`recording start end`, in seconds, 0 <= start < end."""
+    fields = _BLANKS.split(value)
+    if len(fields) != 3:
+        raise ValueError(f"expected 4 fields (utterance, recording, start, end), found {len(fields) + bool(value)}")
+    start, end = _number(fields[1], "start"), _number(fields[2], "end")
+    if start < 0:
+        raise ValueError(f"start {fields[1]} is before the recording")
+    if end <= start:
+        raise ValueError(f"end {fields[2]} is not after start {fields[1]}")
+    return Segment(sys.intern(fields[0]), start, end)
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or "_" in text:
+        raise ValueError(f"{name}: expected a finite number, found {text[:60]!r}")
+    return number
+
+
+# --- bytes -> lines ---------------------------------------------------------------------------------------------------
+
+
+def _read_lines(path: Path, problems: list[Problem], encoding: str) -> list[str | None]:
+    """The lines of a file; None for one that is not text. How they were read goes to `problems`."""
+
+    def report(kind: str, severity: Literal["error", "note"], line: int | None, message: str) -> None:
+        problems.append(Problem(kind, severity, path.name, line, message))
+
+    require_regular(path)
+    data = path.read_bytes()
+    if encoding == "utf-8" and data.startswith(_UTF16):
+        report(
+            "encoding",
+            "error",
+            1,
+            f"byte 1 is {data[0]:#04x}: UTF-16, not UTF-8; `w2vbert fix --encoding utf-16` converts it",
+        )
+        return []
+    if data.startswith(_BOM):
+        report("bom", "note", None, "begins with a byte order mark, passed over")
+        data = data[len(_BOM) :]
+    try:
+        lines: list[str | None] = list(data.decode(encoding).split("\n"))
+    except UnicodeDecodeError:
+        lines = [_decode(line, number, encoding, report) for number, line in enumerate(data.split(b"\n"), 1)]
+    if lines[-1] == "":
+        lines.pop()
+    elif data:
+        report("no_final_newline", "note", len(lines), "no line end at the end of the file")
+    if b"\r" in data:
+        report("crlf", "note", None, "has Windows line ends (CRLF), read as line ends")
+        lines = [line.removesuffix("\r") if line else line for line in lines]
+    if any(_CONTROL.search(line) for line in lines if line):
+        for number, line in enumerate(lines, 1):
+            found = _CONTROL.search(line) if line else None
+            if found:
+                report("control_character", "error", number, f"control character {found[0]!r}; remove it")
+    return lines
+
+
+def _decode(
+    line: bytes, number: int, encoding: str, report: Callable[[str, Literal["error"], int, str], None]
+) -> str | None:
+    try:
+        return line.decode(encoding)
+    except UnicodeDecodeError as error:
+        message = (
+            f"byte {error.start + 1} of the line ({line[error.start]:#04x}) is not {encoding.upper()}; "
+            "save the file as UTF-8, or `w2vbert fix --encoding latin-1` (or what it is) converts it"
+        )
+        report("encoding", "error", number, message)
+        return None
