@@ -94,8 +94,11 @@ def sync_folder(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 digest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _beside(path: Path, suffix: str) -> Path:

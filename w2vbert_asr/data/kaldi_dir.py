@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from w2vbert_asr.data import tables
 from w2vbert_asr.data.files import atomic_dir
 from w2vbert_asr.data.tables import Problem, Segment
 from w2vbert_asr.errors import DataError, summarize
+
+if TYPE_CHECKING:
+    from typing import Required, Unpack
 
 __all__ = ["DataDir", "Problem", "Segment", "Utterance", "load", "raise_errors", "read", "write", "write_tables"]
 
