@@ -1,0 +1,100 @@
+"""The LSTM decoder (prediction network): the tokens so far -> one vector; its states travel as plain tensors.
+
+Source: Graves 2012, arXiv 1211.3711, section 2.3.
+Dimension letters: B batch, U tokens, N hypotheses, L layers, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from w2vbert_asr.batch import lengths_to_pad_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of the decoder; `dropout` is a probability, after the embedding and after every LSTM layer."""
+
+    embedding_dim: int = 256
+    hidden_dim: int = 640
+    num_layers: int = 2
+    dropout: float = 0.0
+
+    def problems(self) -> list[str]:
+        found = [
+            f"{name}: expected at least 1, found {getattr(self, name)}"
+            for name in ("embedding_dim", "hidden_dim", "num_layers")
+            if getattr(self, name) < 1
+        ]
+        if not 0.0 <= self.dropout < 1.0:
+            found.append(f"dropout: expected a probability below 1, found {self.dropout}")
+        return found
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What the decoder remembers of N token sequences."""
+
+    hidden: Tensor  # (L, N, H)
+    cell: Tensor  # (L, N, H)
+
+    def select(self, index: Tensor) -> DecoderState:
+        """The states of the sequences `index` (M,), in that order; repetitions are allowed."""
+        return DecoderState(self.hidden.index_select(1, index), self.cell.index_select(1, index))
+
+    def put(self, index: Tensor, states: DecoderState) -> None:
+        """Overwrite the states of the sequences `index` (M,), all different, in place."""
+        self.hidden.index_copy_(1, index, states.hidden.to(self.hidden.dtype))
+        self.cell.index_copy_(1, index, states.cell.to(self.cell.dtype))
+
+    @staticmethod
+    def concat(states: Sequence[DecoderState]) -> DecoderState:
+        """All sequences of several states, one after another."""
+        return DecoderState(
+            torch.cat([state.hidden for state in states], 1), torch.cat([state.cell for state in states], 1)
+        )
+
+
+class LSTMDecoder(nn.Module):
+    """Embedding and LSTM. The blank symbol stands for the start: its embedding is zero and takes no gradient."""
+
+    def __init__(self, vocab_size: int, blank_id: int, config: DecoderConfig) -> None:
+        super().__init__()
+        self.blank_id = blank_id
+        self.output_dim = config.hidden_dim
+        self.embedding = nn.Embedding(vocab_size, config.embedding_dim, padding_idx=blank_id)
+        self.lstm = nn.LSTM(
+            config.embedding_dim,
+            config.hidden_dim,
+            config.num_layers,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+            batch_first=True,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor, token_lens: Tensor) -> Tensor:
+        """tokens (B, U), token_lens (B,) -> (B, U + 1, H): row u has seen the start and the first u tokens.
+
+        What stands at padding is not looked at; the rows past token_lens have no meaning.
+        """
+        pad_mask = lengths_to_pad_mask(token_lens, tokens.shape[1])
+        inputs = nn.functional.pad(tokens.masked_fill(pad_mask, self.blank_id), (1, 0), value=self.blank_id)
+        outputs, _ = self.lstm(self.dropout(self.embedding(inputs)))
+        dropped: Tensor = self.dropout(outputs)
+        return dropped
+
+    def initial_state(self, num_sequences: int, device: torch.device | str) -> DecoderState:
+        """The state before the start symbol, for `num_sequences` sequences."""
+        shape = (self.lstm.num_layers, num_sequences, self.lstm.hidden_size)
+        zeros = torch.zeros(shape, device=device, dtype=self.embedding.weight.dtype)
+        return DecoderState(zeros, zeros.clone())
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """The next token (N,) of each sequence -> (N, H) and the new state; the first token is blank_id."""
+        inputs = self.dropout(self.embedding(tokens[:, None]))
+        outputs, (hidden, cell) = self.lstm(inputs, (state.hidden, state.cell))
+        return self.dropout(outputs[:, 0]), DecoderState(hidden, cell)
