@@ -1,0 +1,265 @@
+"""The command line: the verb table, arguments and exit codes. The only reader of argv.
+
+Every verb is a module in `commands` with a frozen dataclass `Config` and `run(config) -> dict | None`. Arguments are
+names for keys of that configuration; `--config FILE.yaml` and `--set key=value` reach all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from w2vbert_asr import config as configuration
+from w2vbert_asr.allocator import keep_freed_memory
+from w2vbert_asr.errors import UserError
+
+
+@dataclass(frozen=True)
+class Arg:
+    """An argument: `--name` (or a positional without dashes), the configuration key that it sets, and its kind."""
+
+    name: str
+    help: str
+    key: str = ""
+    kind: Literal["path", "text", "int", "float", "flag"] = "text"
+    many: bool = False
+    required: bool = False
+
+    @property
+    def target(self) -> str:
+        return self.key or self.name.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Verb:
+    help: str
+    args: tuple[Arg, ...]
+
+
+def _path(name: str, help: str, key: str = "", many: bool = False, required: bool = True) -> Arg:
+    return Arg(name, help, key, "path", many, required)
+
+
+_OUT = _path("--out", "folder to write")
+_JOBS = Arg("--num-jobs", "processes", kind="int")
+_TRAINING = (
+    _path("--train", "training data directories (of dump/, or of data/ with features: online)", many=True),
+    _path("--dev", "development data directory"),
+    _path("--out", "experiment folder; the same line again resumes"),
+    _path("--init", "experiment or model folder whose weights to start from", required=False),
+    Arg("--max-steps", "optimizer steps of the whole run", "trainer.max_steps", "int"),
+    Arg("--save-every", "steps between checkpoints", "trainer.save_every", "int"),
+    Arg("--eval-every", "steps between evaluations on dev", "trainer.eval_every", "int"),
+    Arg("--keep", "newest checkpoints to keep", "trainer.keep", "int"),
+    Arg("--seed", "seed of everything random", "trainer.seed", "int"),
+    Arg("--device", "cpu, cuda or auto", "trainer.device"),
+    Arg("--precision", "fp32 or bf16", "trainer.precision"),
+    Arg("--num-workers", "loader processes", "data.num_workers", "int"),
+    Arg("--allow-change", "resume although the configuration has changed", "trainer.allow_change", "flag"),
+)
+_SEARCH = (
+    Arg("--search", "greedy or beam", "search.name"),
+    Arg("--beam-size", "hypotheses kept", "search.beam_size", "int"),
+    Arg("--device", "cpu, cuda or auto"),
+)
+
+VERBS: dict[str, Verb] = {
+    "prepare": Verb(
+        "write Kaldi data directories from a corpus",
+        (
+            Arg("corpus", "librispeech, librilight, an4, folder or mini"),
+            _path("--source", "where the corpus is, or is downloaded to", required=False),
+            _path("--out", "folder of the data directories"),
+            Arg("--download", "fetch the corpus first (librispeech)", kind="flag"),
+            _path("--table", "transcripts of a folder: TSV, CSV, |-separated or JSONL", required=False),
+            Arg("--seed", "seed (mini)", kind="int"),
+            _JOBS,
+        ),
+    ),
+    "validate": Verb(
+        "check data directories and report everything at once",
+        (
+            _path("dirs", "data directories", many=True),
+            Arg("--no-audio", "do not open the audio", kind="flag"),
+            Arg("--strict", "warnings are errors", kind="flag"),
+            _JOBS,
+        ),
+    ),
+    "fix": Verb("write a mended copy of a data directory", (_path("dir", "data directory"), _OUT, _JOBS)),
+    "fbank": Verb(
+        "extract log-mel filterbanks",
+        (
+            _path("data", "data directory"),
+            _path("--out", "dump folder to write"),
+            Arg("--stats", "also the global mean and variance", kind="flag"),
+            Arg("--speeds", "speed factors, such as 0.9 1.0 1.1", kind="float", many=True),
+            Arg("--max-dropped", "share of utterances that may be unusable", kind="float"),
+            _JOBS,
+        ),
+    ),
+    "tokenizer": Verb(
+        "train the word-piece model",
+        (
+            _path("--text", "Kaldi text files", many=True),
+            Arg("--vocab-size", "word pieces (a soft limit)", kind="int"),
+            _OUT,
+        ),
+    ),
+    "pretrain": Verb("pre-train W2V-BERT", _TRAINING),
+    "finetune": Verb("train the transducer", (*_TRAINING, _path("--tokenizer", "bpe.model of stage 2"))),
+    "average": Verb(
+        "average the best checkpoints into a model folder",
+        (
+            _path("--exp", "experiment"),
+            Arg("--num", "checkpoints", kind="int"),
+            _path("--out", "model folder to write"),
+        ),
+    ),
+    "decode": Verb(
+        "decode a data directory",
+        (
+            _path("--model", "model folder or experiment"),
+            _path("--data", "data directory"),
+            _path("--out", "folder of the hypotheses"),
+            *_SEARCH,
+        ),
+    ),
+    "score": Verb(
+        "WER and CER",
+        (
+            _path("--ref", "Kaldi text with the references"),
+            _path("--hyp", "Kaldi text with the hypotheses"),
+            _path("--out", "folder to write"),
+            _path("--utt2spk", "speakers, for the table and the interval", required=False),
+            _path("--hyp2", "hypotheses of a second system, for a paired bootstrap", required=False),
+        ),
+    ),
+    "transcribe": Verb(
+        "transcribe audio files",
+        (_path("--model", "model folder or experiment"), _path("files", "audio files", many=True), *_SEARCH),
+    ),
+    "report": Verb("write report.html", (_path("experiments", "experiment folders", many=True),)),
+    "config": Verb("print the defaults of a verb's configuration", (Arg("verb", "verb"),)),
+    "doctor": Verb("say what this machine and installation have and lack", ()),
+}
+
+
+_RESOURCE_ERRNOS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EFBIG)
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the nearest name for an option that does not exist."""
+
+    def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            options = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1, cutoff=0.5)
+            self.error(f"unknown option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        return namespace
+
+
+def _parser(name: str, verb: Verb) -> _Parser:
+    parser = _Parser(prog=f"w2vbert {name}", description=verb.help, allow_abbrev=False)
+    kinds = {"path": Path, "text": str, "int": int, "float": float}
+    for arg in verb.args:
+        options: dict[str, Any] = {"help": arg.help}
+        if arg.kind == "flag":
+            options.update(action="store_true", default=None)
+        else:
+            options.update(type=kinds[arg.kind])
+            if arg.many:
+                options.update(nargs="+")
+        if arg.name.startswith("--"):
+            options.update(dest=arg.target)
+            parser.add_argument(arg.name, **options)
+        else:
+            parser.add_argument(arg.name, nargs=options.pop("nargs", "?"), **options)
+    parser.add_argument("--config", type=Path, help="YAML file with the configuration")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one key of the configuration")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
+    return parser
+
+
+def _normalize(argument: str) -> str:
+    """Dash and underscore are alike in option names: --max_steps is --max-steps."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:{width}}  {verb.help}" for name, verb in VERBS.items()]
+    return "usage: w2vbert VERB [options]      (w2vbert VERB --help)\n\n" + "\n".join(lines)
+
+
+def _parse(argv: Sequence[str]) -> tuple[str, Any, bool]:
+    """(verb, configuration, json) of a command line."""
+    name = argv[0]
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        _exit(2, f"unknown verb {name!r}" + (f"; did you mean {near[0]}?" if near else "\n" + _usage()))
+    verb = VERBS[name]
+    namespace = _parser(name, verb).parse_strictly([_normalize(argument) for argument in argv[1:]])
+    given = vars(namespace)
+    options = {arg.target: given[arg.target] for arg in verb.args if given.get(arg.target) is not None}
+    settings = list(namespace.set)
+    module = importlib.import_module(f"w2vbert_asr.commands.{name}")
+    return name, configuration.load(module.Config, namespace.config, settings, options), namespace.json
+
+
+def _exit(code: int, message: str) -> NoReturn:
+    print(f"w2vbert: error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code of DESIGN section 1 (0, 2 to 6, 75, 130, or 1 for a bug)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    keep_freed_memory()
+    try:
+        name, config, as_json = _parse(argv)
+        result = importlib.import_module(f"w2vbert_asr.commands.{name}").run(config)
+        if as_json:
+            print(json.dumps(result or {}, ensure_ascii=False), flush=True)
+        return 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except UserError as error:
+        print(f"w2vbert {argv[0]}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError as error:
+        print(f"w2vbert {argv[0]}: out of memory ({error}); use smaller batches or fewer jobs", file=sys.stderr)
+        return 5
+    except OSError as error:
+        if error.errno not in _RESOURCE_ERRNOS:
+            traceback.print_exc()
+            return 1
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"w2vbert {argv[0]}: {where}{error.strerror}; free the disk or choose another --out", file=sys.stderr)
+        return 5
+    except Exception:  # noqa: BLE001 - the one place that turns a bug into exit code 1, traceback and all
+        traceback.print_exc()
+        return 1
