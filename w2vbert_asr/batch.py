@@ -1,0 +1,37 @@
+"""The batch that every model sees, and the one place where lengths become padding masks.
+
+Dimension letters: B batch, T frames, F features, U tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Padded features and tokens, with their lengths; a padded tensor never travels without them."""
+
+    feats: Tensor  # (B, T, F) float32, normalised; zero at padding
+    feat_lens: Tensor  # (B,) int64
+    tokens: Tensor  # (B, U) int64, blank_id at padding; U = 0 without transcripts
+    token_lens: Tensor  # (B,) int64
+    utt_ids: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return replace(
+            self,
+            feats=self.feats.to(device, non_blocking=True),
+            feat_lens=self.feat_lens.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+            token_lens=self.token_lens.to(device, non_blocking=True),
+        )
+
+
+def lengths_to_pad_mask(lengths: Tensor, max_len: int) -> Tensor:
+    """(B,) lengths -> (B, max_len) bool, True at padding."""
+    return torch.arange(max_len, device=lengths.device)[None, :] >= lengths[:, None]
