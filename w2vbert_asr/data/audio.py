@@ -6,6 +6,7 @@ Nothing is allocated by what a header claims: samples are read in blocks, so mem
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,33 +79,64 @@ def read_audio(
     """
     import numpy as np
 
+    info = audio_info(path)
+    blocks = list(read_blocks(path, start, end, num_samples))
+    samples = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+    if sample_rate is not None:
+        samples = resample(samples, info.sample_rate, sample_rate)
+    clipped: npt.NDArray[np.float32] = np.clip(samples, -1.0, 1.0)
+    return clipped
+
+
+def resample(samples: npt.NDArray[np.float32], from_rate: float, to_rate: float) -> npt.NDArray[np.float32]:
+    """(N,) samples at one rate -> (about N * to_rate / from_rate,) at another, both in Hz (soxr HQ)."""
+    if from_rate == to_rate:
+        return samples
+    import soxr
+
+    resampled: npt.NDArray[np.float32] = soxr.resample(samples, from_rate, to_rate, quality="HQ")
+    return resampled
+
+
+def perturb_speed(samples: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np.float32]:
+    """(N,) -> (about N / factor,): the same signal played `factor` times faster, pitch and all."""
+    return resample(samples, factor, 1.0)
+
+
+def read_blocks(
+    path: Path, start: float = 0.0, end: float | None = None, num_samples: int | None = None
+) -> Iterator[npt.NDArray[np.float32]]:
+    """What `read_audio` reads, at the rate of the file and in blocks, so that its length does not cost memory."""
+    import numpy as np
+    import soundfile
+
     with _open(path) as file:
         info = _info(path, file)
         first, last = info.span(start, end)
         if first >= info.num_samples or last > info.num_samples + 1:
             detail = f"{start} to {end} seconds asked for, the file has {info.duration:.6f}; mend segments or the file"
             raise AudioError("frames_mismatch", path, detail)
-        samples = _read(path, file, first, min(last, info.num_samples))
-    declared = min(last, info.num_samples) - first if num_samples is None else num_samples
-    if len(samples) != declared:
-        detail = f"{declared} samples declared, {len(samples)} read; restore the file or prepare the data again"
+        left = min(last, info.num_samples) - first
+        declared, read = left if num_samples is None else num_samples, 0
+        try:
+            if first:
+                file.seek(first)
+            while read < left:
+                block = file.read(
+                    min(max(_BLOCK // info.num_channels, 1), left - read), dtype="float32", always_2d=True
+                )
+                if len(block) == 0:
+                    break
+                read += len(block)
+                mono = block[:, 0] if info.num_channels == 1 else block.mean(axis=1, dtype=np.float32)
+                if not np.isfinite(mono).all():
+                    raise AudioError("nonfinite", path, "has samples that are not finite numbers; leave it out")
+                yield mono
+        except soundfile.LibsndfileError as error:
+            raise AudioError("undecodable", path, f"damaged ({_say(error)}); restore it or leave it out") from error
+    if read != declared:
+        detail = f"{declared} samples declared, {read} read; restore the file or prepare the data again"
         raise AudioError("frames_mismatch", path, detail)
-    if not np.isfinite(samples).all():
-        raise AudioError("nonfinite", path, "has samples that are not finite numbers; leave it out")
-    if sample_rate is not None and sample_rate != info.sample_rate:
-        import soxr
-
-        samples = soxr.resample(samples, info.sample_rate, sample_rate, quality="HQ")
-    clipped: npt.NDArray[np.float32] = np.clip(samples, -1.0, 1.0)
-    return clipped
-
-
-def perturb_speed(samples: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np.float32]:
-    """(N,) -> (about N / factor,): the same signal played `factor` times faster, pitch and all."""
-    import soxr
-
-    resampled: npt.NDArray[np.float32] = soxr.resample(samples, factor, 1.0, quality="HQ")
-    return resampled
 
 
 def _open(path: Path) -> Any:
@@ -132,27 +164,6 @@ def _info(path: Path, file: Any) -> AudioInfo:
     if size < riff - 1 < _STREAMED:  # - 1: some writers leave out the pad byte
         raise AudioError("frames_mismatch", path, f"the header claims {riff} bytes, the file has {size}: cut short")
     return AudioInfo(sample_rate=rate, num_samples=count, num_channels=channels)
-
-
-def _read(path: Path, file: Any, first: int, last: int) -> npt.NDArray[np.float32]:
-    """Samples first to last - 1, channels averaged; fewer if the file ends before."""
-    import numpy as np
-    import soundfile
-
-    blocks: list[npt.NDArray[np.float32]] = []
-    left, step = last - first, max(_BLOCK // file.channels, 1)
-    try:
-        if first:
-            file.seek(first)
-        while left > 0:
-            block = file.read(min(step, left), dtype="float32", always_2d=True)
-            if len(block) == 0:
-                break
-            blocks.append(block[:, 0].copy() if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
-            left -= len(block)
-    except soundfile.LibsndfileError as error:
-        raise AudioError("undecodable", path, f"damaged ({_say(error)}); restore it or leave it out") from error
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def _say(error: Exception) -> str:

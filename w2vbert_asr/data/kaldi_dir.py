@@ -120,18 +120,16 @@ def load(path: Path, problems: list[Problem], encoding: str = "utf-8") -> DataDi
     if not path.is_dir():
         raise DataError(f"{path}: no such data directory; `w2vbert prepare` (stage 0) writes data directories")
     found: dict[str, dict[str, Any]] = {}
-    rejected: set[str] = set()
     for name, parse in PARSERS.items():
         if not (path / name).exists() and not (path / name).is_symlink():
             if name in REQUIRED:
                 problems.append(Problem("missing_table", "error", name, None, "missing"))
             continue
         try:
-            found[name], bad = tables.read_table(path / name, parse, problems, encoding)
-            rejected |= bad
+            found[name] = tables.read_table(path / name, parse, problems, encoding)
         except DataError as error:
             problems.append(Problem("unreadable", "error", name, None, str(error)))
-    _check_ids(found, rejected, problems)
+    _check_ids(found, problems)
     return DataDir(
         path=path,
         wav_scp=found.get("wav.scp", {}),
@@ -145,12 +143,13 @@ def load(path: Path, problems: list[Problem], encoding: str = "utf-8") -> DataDi
     )
 
 
-def _check_ids(found: dict[str, dict[str, Any]], rejected: set[str], problems: list[Problem]) -> None:
+def _check_ids(found: dict[str, dict[str, Any]], problems: list[Problem]) -> None:
     """Every table of utterances has the ids of utt2spk, every segment a recording that is there."""
+    rejected = {problem.key for problem in problems}  # reported with their lines
     if "utt2spk" not in found or "wav.scp" not in found:
         return
     utts = found["utt2spk"]
-    if not utts and not rejected:
+    if not utts and not any(problem.severity == "error" for problem in problems):
         problems.append(Problem("empty", "error", "utt2spk", None, "nothing left: there is not one utterance"))
     owners = {name: table for name, table in found.items() if name not in ("wav.scp", "utt2spk")}
     if "segments" in found:

@@ -19,8 +19,8 @@ from w2vbert_asr.errors import DataError
 
 V = TypeVar("V")
 _BLANKS = re.compile(r"[ \t]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_UNFIT, _UNFIT_VALUE = re.compile(r"[\x00-\x20\x7f]"), re.compile(r"^[ \t]|[ \t]$|[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNFIT_KEY, _UNFIT_VALUE = re.compile(r"[\x00-\x20\x7f]"), re.compile(r"^[ \t]|[ \t]$|[\x00-\x1f\x7f]")
 _BOM, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -33,6 +33,7 @@ class Problem:
     file: str
     line: int | None
     message: str
+    key: str = ""  # the id whose line was rejected
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
@@ -47,13 +48,10 @@ class Segment:
     end: float
 
 
-def read_table(
-    path: Path, parse: Callable[[str], V], problems: list[Problem], encoding: str = "utf-8"
-) -> tuple[dict[str, V], set[str]]:
-    """(id -> parsed value, ids whose line was rejected); defects are appended to `problems`.
+def read_table(path: Path, parse: Callable[[str], V], problems: list[Problem], encoding: str = "utf-8") -> dict[str, V]:
+    """id -> parsed value; defects are appended to `problems`, with the id where a line was rejected.
 
-    `parse` raises ValueError with a message for a value that is wrong. Of a repeated id the first line is kept, and the
-    id is among the rejected ones.
+    `parse` raises ValueError with a message for a value that is wrong. Of a repeated id the first line is kept.
     """
     records: dict[str, V] = {}
     rejected: set[str] = set()
@@ -63,7 +61,7 @@ def read_table(
             continue
         key, _, value = line.partition(" ")
         if not key or "\t" in key:  # blanks before the id, or a tab behind it
-            key, *rest = _BLANKS.split(line.strip(" \t"), 1)
+            key, *rest = _BLANKS.split(line.strip(" \t"), maxsplit=1)
             value = rest[0] if rest else ""
         if not key:
             problems.append(Problem("blank_line", "note", path.name, number, "blank line, passed over"))
@@ -72,36 +70,45 @@ def read_table(
         else:
             try:
                 records[sys.intern(key)] = parse(value.strip(" \t"))
+                if not key.isprintable():
+                    _require_visible(key)
             except ValueError as error:
-                problems.append(Problem("malformed", "error", path.name, number, f"{key}: {error}"))
+                problems.append(Problem("malformed", "error", path.name, number, f"{key}: {error}", key))
+                records.pop(key, None)
                 rejected.add(key)
     for key, first in line_numbers(path, repeated, encoding).items():
         for number in repeated[key]:
             message = f"duplicate id {key}, first on line {first}; keep one of them"
-            problems.append(Problem("duplicate", "error", path.name, number, message))
-    return records, rejected | set(repeated)
+            problems.append(Problem("duplicate", "error", path.name, number, message, key))
+    return records
 
 
 def line_numbers(path: Path, keys: Iterable[str], encoding: str = "utf-8") -> dict[str, int]:
     """id -> the first line that it stands on. A second pass over the file, so that only defects pay for it."""
     wanted, found = set(keys), dict[str, int]()
     for number, line in enumerate(_read_lines(path, [], encoding) if wanted else (), 1):
-        key = _BLANKS.split(line.strip(" \t"), 1)[0] if line else ""
+        key = _BLANKS.split(line.strip(" \t"), maxsplit=1)[0] if line else ""
         if key in wanted:
             found.setdefault(key, number)
     return found
 
 
+def fits(key: str, value: str) -> bool:
+    """Whether a line can hold the two: no blank in the id, none around the value, no control character, valid UTF-8."""
+    try:
+        (key + value).encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(key) and not _UNFIT_KEY.search(key) and not _UNFIT_VALUE.search(value)
+
+
 def write_table(path: Path, records: Mapping[str, str]) -> None:
     """Write `id value` lines in byte order. DataError for what a line cannot hold."""
     for key, value in records.items():
-        if not key or _UNFIT.search(key) or _UNFIT_VALUE.search(value):
+        if not fits(key, value):
             raise DataError(f"{path}: {key!r} {value!r} does not fit on a line (blanks, control characters); rename it")
     with open(path, "w", encoding="utf-8", newline="\n") as handle:
-        try:
-            handle.writelines(f"{key} {records[key]}".rstrip(" ") + "\n" for key in sorted(records))
-        except UnicodeEncodeError as error:
-            raise DataError(f"{path}: {error.object[:100]!r} is not UTF-8; rename the file") from error
+        handle.writelines(f"{key} {records[key]}".rstrip(" ") + "\n" for key in sorted(records))
 
 
 # --- values: each raises ValueError with what was expected ------------------------------------------------------------
@@ -111,6 +118,7 @@ def parse_path(value: str) -> str:
     """A path; never a pipe, which would be a program to run."""
     if not value:
         raise ValueError("expected an id and a path, found the id alone")
+    _require_visible(value)
     if value.endswith("|") or value.startswith("|"):
         raise ValueError(f"pipes are refused ({value[:60]!r}); write the audio to a file and give its path")
     return value
@@ -157,6 +165,12 @@ def parse_segment(value: str) -> Segment:
     return Segment(sys.intern(fields[0]), start, end)
 
 
+def _require_visible(text: str) -> None:
+    found = _CONTROL.search(text)
+    if found:
+        raise ValueError(f"control character {found[0]!r}; rename it")
+
+
 def _number(text: str, name: str) -> float:
     try:
         number = float(text)
@@ -200,11 +214,6 @@ def _read_lines(path: Path, problems: list[Problem], encoding: str) -> list[str 
     if b"\r" in data:
         report("crlf", "note", None, "has Windows line ends (CRLF), read as line ends")
         lines = [line.removesuffix("\r") if line else line for line in lines]
-    if any(_CONTROL.search(line) for line in lines if line):
-        for number, line in enumerate(lines, 1):
-            found = _CONTROL.search(line) if line else None
-            if found:
-                report("control_character", "error", number, f"control character {found[0]!r}; remove it")
     return lines
 
 
