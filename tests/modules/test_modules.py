@@ -1,0 +1,113 @@
+"""Building blocks against torch's own, and against what padding must not do."""
+
+import torch
+from torch import nn
+
+from w2vbert_asr.batch import lengths_to_pad_mask
+from w2vbert_asr.counter_random import gumbel, normal, uniform
+from w2vbert_asr.modules.attention import SelfAttention
+from w2vbert_asr.modules.batch_norm import MaskedBatchNorm
+from w2vbert_asr.modules.conformer import ConformerBlock, ConformerConfig
+from w2vbert_asr.modules.dropout import Dropout
+from w2vbert_asr.modules.quantizer import GumbelQuantizer, QuantizerConfig
+
+
+def test_masked_batch_norm_equals_torchs_on_the_valid_frames() -> None:
+    ours, theirs = MaskedBatchNorm(6), nn.BatchNorm1d(6)
+    x = torch.randn(3, 10, 6) * 3 + 1
+    pad_mask = lengths_to_pad_mask(torch.tensor([10, 4, 7]), 10)
+    y = ours(x, pad_mask)
+    expected = theirs(x[~pad_mask])
+    torch.testing.assert_close(y[~pad_mask], expected, atol=1e-5, rtol=1e-5)
+    assert not y[pad_mask].any()
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var, atol=1e-5, rtol=1e-5)
+    ours.eval(), theirs.eval()
+    torch.testing.assert_close(ours(x, pad_mask)[~pad_mask], theirs(x[~pad_mask]), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_equals_the_formula() -> None:
+    module = SelfAttention(8, 2, 0.0).eval()
+    x = torch.randn(2, 5, 8)
+    lens = torch.tensor([5, 3])
+    out = module(x, lengths_to_pad_mask(lens, 5))
+    for row, length in enumerate(lens.tolist()):
+        query, key, value = module.qkv(module.norm(x[row, :length])).chunk(3, dim=-1)
+        heads = []
+        for head in range(2):
+            part = slice(4 * head, 4 * head + 4)
+            weights = torch.softmax(query[:, part] @ key[:, part].T / 2.0, dim=-1)
+            heads.append(weights @ value[:, part])
+        torch.testing.assert_close(out[row, :length], module.output(torch.cat(heads, -1)), atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_alone_and_padded_gives_the_same() -> None:
+    for norm in ("layer", "batch"):
+        config = ConformerConfig(model_dim=16, num_heads=2, feed_forward_dim=32, kernel_size=5, conv_norm=norm)  # type: ignore[arg-type]
+        block = ConformerBlock(config).eval()
+        x = torch.randn(1, 9, 16)
+        alone = block(x, torch.zeros(1, 9, dtype=torch.bool))
+        padded = block(torch.cat([x, torch.randn(1, 6, 16)], 1), lengths_to_pad_mask(torch.tensor([9]), 15))
+        torch.testing.assert_close(padded[:, :9], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    module = Dropout(0.3)
+    x = torch.ones(1001, 257, requires_grad=True)
+    y = module(x)
+    assert abs(float((y == 0).float().mean()) - 0.3) < 0.005
+    assert abs(float(y.mean()) - 1.0) < 0.005
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert module.eval()(x) is x
+
+
+def test_dropout_is_independent_between_neighbours() -> None:
+    torch.manual_seed(0)
+    kept = (Dropout(0.5)(torch.ones(400_000)) > 0).float() - 0.5
+    for shift in (1, 2, 3, 4):
+        assert abs(float((kept[:-shift] * kept[shift:]).mean())) < 0.002
+    for place in range(4):  # each quarter of a 64-bit draw is fair
+        assert abs(float(kept[place::4].mean())) < 0.003
+
+
+def test_counter_draws_have_their_distributions() -> None:
+    keys, counters = torch.tensor([[3], [4]]), torch.arange(200_000)[None]
+    u = uniform(keys, counters)
+    assert 0.0 < float(u.min()) and float(u.max()) < 1.0
+    assert abs(float(u.mean()) - 0.5) < 0.002 and abs(float(u.var()) - 1 / 12) < 0.001
+    assert abs(float(((u[0] - 0.5) * (u[1] - 0.5)).mean())) < 0.001
+    assert abs(float(((u[0, 1:] - 0.5) * (u[0, :-1] - 0.5)).mean())) < 0.001
+    assert abs(float(normal(keys, counters).std()) - 1.0) < 0.005
+    assert abs(float(gumbel(keys, counters).mean()) - 0.5772) < 0.01
+
+
+def test_quantizer_samples_follow_the_softmax() -> None:
+    torch.manual_seed(0)
+    quantizer = GumbelQuantizer(4, QuantizerConfig(num_codes=5, code_dim=6)).train()
+    features = torch.randn(1, 1, 4).expand(1, 20_000, 4)
+    quantized = quantizer(features, ("u",), 0, 0, temperature=2.0)
+    shares = torch.bincount(quantized.sampled_ids.flatten(), minlength=5) / 20_000
+    torch.testing.assert_close(shares, torch.softmax(quantized.logits[0, 0, 0], -1).detach(), atol=0.015, rtol=0)
+    vectors = quantizer.vectors(quantized.choice)
+    torch.testing.assert_close(vectors[0, :9], quantizer.codebook[0][quantized.sampled_ids[0, :9, 0]])
+
+
+def test_quantizer_gradient_is_that_of_the_soft_choice() -> None:
+    torch.manual_seed(0)
+    quantizer = GumbelQuantizer(4, QuantizerConfig(num_codes=5, code_dim=6, num_codebooks=2)).eval()  # no noise
+    features = torch.randn(1, 3, 4, requires_grad=True)
+    weights = torch.randn(1, 3, 2, 5)
+    (quantizer(features, ("u",), 0, 0, 0.7).choice * weights).sum().backward()
+    hard = features.grad.clone()
+    features.grad = None
+    soft = torch.softmax(quantizer.logits(features).unflatten(-1, (2, 5)) / 0.7, -1)
+    (soft * weights).sum().backward()
+    torch.testing.assert_close(hard, features.grad)
+
+
+def test_temperature_falls_geometrically_over_its_share() -> None:
+    quantizer = GumbelQuantizer(4, QuantizerConfig(temperature_start=2.0, temperature_end=0.5, temperature_share=0.5))
+    found = [quantizer.temperature(progress) for progress in (0.0, 0.25, 0.5, 1.0)]
+    assert [round(value, 6) for value in found] == [2.0, 1.0, 0.5, 0.5]
