@@ -1,0 +1,194 @@
+"""W2V-BERT pre-training (Chung et al. 2021, "W2v-BERT", section 3).
+
+A feature encoder; a contrastive stack that must recognise the quantized vectors of masked frames; a prediction stack on
+top of it that must name their token ids; one quantizer that learns both targets in the same step.
+
+Dimension letters: B batch, T frames (40 ms), D model, M masked frames, G codebooks, C codes a book.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from w2vbert_asr.batch import Batch, lengths_to_pad_mask
+from w2vbert_asr.collectives import all_reduce_sum
+from w2vbert_asr.losses.contrastive import ContrastiveConfig, contrastive_loss, draw_distractors
+from w2vbert_asr.losses.diversity import diversity_loss, mean_code_probs, perplexity
+from w2vbert_asr.losses.masked_prediction import masked_prediction_loss, num_correct
+from w2vbert_asr.losses.output import LossOutput, LossTerm
+from w2vbert_asr.models.encoder import Encoder, EncoderConfig
+from w2vbert_asr.modules.quantizer import GumbelQuantizer, Quantized, QuantizerConfig
+from w2vbert_asr.modules.spans import SpanMaskConfig, draw_span_mask, replace_masked
+
+_WINDOW_FRAMES_PER_CODE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class W2VBertConfig:
+    """contrastive_layers of the encoder's blocks learn the contrastive task, the others (on top) predict masked ids.
+
+    contrastive_weight 0 leaves out L_w (the ablation of section 4.4); with contrastive_layers = encoder.num_layers there is
+    no masked prediction. targets: of masked prediction, detached from the quantizer or straight-through. token_ids: arg-max
+    of the noise-free or of the sampled logits. prediction_warmup_share: share of the run over which the weight of L_m
+    rises from 0.1 to prediction_weight.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    contrastive_layers: int = 6
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    span_mask: SpanMaskConfig = field(default_factory=SpanMaskConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    contrastive_weight: float = 1.0
+    diversity_weight: float = 0.1
+    prediction_weight: float = 1.0
+    prediction_warmup_share: float = 0.0
+    targets: Literal["detached", "straight_through"] = "detached"
+    token_ids: Literal["noise_free", "sampled"] = "noise_free"
+
+    def problems(self) -> list[str]:
+        """What is wrong with the fields together."""
+        found = []
+        if not 0 <= self.contrastive_layers <= self.encoder.num_layers:
+            found.append(f"contrastive_layers={self.contrastive_layers} exceeds encoder.num_layers={self.encoder.num_layers}")
+        if self.contrastive_weight == 0.0 and self.contrastive_layers == self.encoder.num_layers:
+            found.append("with contrastive_weight 0 and every block contrastive no task is left")
+        return found
+
+    @property
+    def has_prediction(self) -> bool:
+        """Whether there is a masked-prediction stack."""
+        return self.contrastive_layers < self.encoder.num_layers
+
+
+class W2VBert(nn.Module):
+    """The pre-training model: Batch -> LossOutput. `max_steps` is the length of the run, for its schedules."""
+
+    code_counts: Tensor
+
+    def __init__(self, config: W2VBertConfig, max_steps: int) -> None:
+        super().__init__()
+        self.config = config
+        self.max_steps = max_steps
+        self.encoder = Encoder(config.encoder)
+        self.quantizer = GumbelQuantizer(self.encoder.subsampling.output_dim, config.quantizer)
+        quantizer = config.quantizer
+        if config.contrastive_weight:
+            self.context = nn.Linear(self.encoder.output_dim, quantizer.code_dim)
+        if config.has_prediction:
+            self.prediction = nn.Linear(self.encoder.output_dim, quantizer.num_codebooks * quantizer.num_codes)
+        self.register_buffer("code_counts", torch.zeros(quantizer.num_codebooks, quantizer.num_codes))
+
+    def forward(self, batch: Batch, seed: int, step: int) -> LossOutput:
+        """All losses of a batch; what is drawn depends on (seed, step, utt_id) alone."""
+        config = self.config
+        progress = step / max(self.max_steps, 1)
+        temperature = self.quantizer.temperature(progress)
+        features, lens = self.encoder.subsampling(batch.feats, batch.feat_lens)
+        pad_mask = lengths_to_pad_mask(lens, features.shape[1])
+        span_mask = draw_span_mask(lens, features.shape[1], batch.utt_ids, seed, step, config.span_mask)
+        quantized = self.quantizer(features, batch.utt_ids, seed, step, temperature)
+
+        masked = replace_masked(features, span_mask, batch.utt_ids, seed, step, config.span_mask.noise_std)
+        context = self.encoder.run_blocks(self.encoder.project(masked), pad_mask, 0, config.contrastive_layers)
+
+        num_masked = span_mask.sum()
+        mean_probs = mean_code_probs(quantized.logits[~pad_mask])
+        terms = {
+            "diversity": LossTerm(diversity_loss(mean_probs) * num_masked, num_masked, config.diversity_weight)
+        }
+        stats = self._code_stats(quantized, pad_mask, mean_probs)
+        one = torch.ones((), device=lens.device)
+        stats["masked_share"] = (num_masked, lens.sum())
+        stats["temperature"] = (one * temperature, one)
+        if config.contrastive_weight:
+            self._add_contrastive(terms, stats, context, quantized, span_mask, batch, seed, step)
+        if config.has_prediction:
+            top = self.encoder.run_blocks(context, pad_mask, config.contrastive_layers, config.encoder.num_layers)
+            self._add_prediction(terms, stats, top[span_mask], quantized, span_mask, progress)
+        return LossOutput(terms, stats)
+
+    def _add_contrastive(
+        self,
+        terms: dict[str, LossTerm],
+        stats: dict[str, tuple[Tensor, Tensor]],
+        context: Tensor,
+        quantized: Quantized,
+        span_mask: Tensor,
+        batch: Batch,
+        seed: int,
+        step: int,
+    ) -> None:
+        config = self.config
+        frames, valid = masked_frames(span_mask)
+        rows = torch.arange(len(frames), device=frames.device)[:, None]
+        output = contrastive_loss(
+            self.context(context[rows, frames]),
+            self.quantizer.vectors(quantized.choice[rows, frames]),
+            quantized.sampled_ids[rows, frames],
+            valid,
+            draw_distractors(valid, frames, batch.utt_ids, seed, step, config.contrastive.num_distractors),
+            config.contrastive,
+        )
+        terms["contrastive"] = LossTerm(output.loss, output.count, config.contrastive_weight)
+        stats["contrastive_accuracy"] = (output.correct, output.count)
+        stats["equal_distractors"] = (output.equal_distractors, output.num_distractors)
+
+    def _add_prediction(
+        self,
+        terms: dict[str, LossTerm],
+        stats: dict[str, tuple[Tensor, Tensor]],
+        top: Tensor,
+        quantized: Quantized,
+        span_mask: Tensor,
+        progress: float,
+    ) -> None:
+        config = self.config
+        logits = self.prediction(top).float().unflatten(-1, (config.quantizer.num_codebooks, config.quantizer.num_codes))
+        ids = (quantized.ids if config.token_ids == "noise_free" else quantized.sampled_ids)[span_mask]
+        choice = torch.zeros_like(logits).scatter_(-1, ids[..., None], 1.0)
+        if config.targets == "straight_through":
+            soft = torch.softmax(quantized.logits[span_mask], dim=-1)
+            soft = quantized.choice[span_mask] if config.token_ids == "sampled" else soft
+            choice = choice + (soft - soft.detach())
+        count = span_mask.sum()
+        share = min(progress / config.prediction_warmup_share, 1.0) if config.prediction_warmup_share else 1.0
+        weight = config.prediction_weight * (0.1 + 0.9 * share)
+        terms["masked_prediction"] = LossTerm(masked_prediction_loss(logits, choice), count, weight)
+        stats["accuracy"] = (num_correct(logits.detach(), ids), count)
+
+    @torch.no_grad()
+    def _code_stats(self, quantized: Quantized, pad_mask: Tensor, mean_probs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Entropy and perplexity of the soft codes; perplexity and use of the hard ones over a window of 20 C frames."""
+        num_codes = self.config.quantizer.num_codes
+        logits = quantized.logits[~pad_mask]
+        log_probs = torch.log_softmax(logits, dim=-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1).mean(-1)
+        used = torch.zeros_like(self.code_counts)
+        ids = quantized.ids[~pad_mask]  # (N, G)
+        used.scatter_add_(1, ids.T, torch.ones_like(ids.T, dtype=used.dtype))
+        used = all_reduce_sum(used)
+        if self.training:
+            keep = torch.exp(-used[0].sum() / (_WINDOW_FRAMES_PER_CODE * num_codes))
+            self.code_counts.mul_(keep).add_(used)
+            used = self.code_counts
+        probs = used / used.sum(-1, keepdim=True).clamp(min=1.0)
+        one = torch.ones((), device=logits.device)
+        return {
+            "code_entropy": (entropy.sum(), one * len(entropy)),
+            "soft_perplexity": (perplexity(mean_probs).mean(), one),
+            "code_perplexity": (perplexity(probs).mean(), one),
+            "codes_used": ((used > 0.5).float().mean(), one),
+        }
+
+
+def masked_frames(span_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Masked frame indices of each utterance in order, (B, M), and which of them are not padding, (B, M)."""
+    counts = span_mask.sum(1)
+    size = int(counts.max()) if len(counts) else 0
+    frames = torch.argsort((~span_mask).long(), dim=1, stable=True)[:, :size]
+    valid = torch.arange(size, device=span_mask.device)[None, :] < counts[:, None]
+    return frames, valid
