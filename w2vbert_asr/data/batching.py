@@ -1,0 +1,84 @@
+"""Which utterances make which batch: pure functions of (what there is, configuration, seed, epoch).
+
+Nothing here remembers anything, so any batch of any epoch can be made at once, by any worker, on any rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Frames start to end - 1 of utterance number `index`."""
+
+    index: int
+    start: int
+    end: int
+
+
+_GRID = math.log(1.05)
+_ROUNDING = 1 + 1e-9
+Item = tuple[Piece, ...]  # an utterance, or pieces of one speaker joined into a crop
+
+
+def pack_speakers(
+    num_frames: Sequence[int],
+    speakers: Sequence[str],
+    max_frames: int,
+    min_frames: int,
+    rng: np.random.Generator | None,
+) -> list[Item]:
+    """Crops of up to `max_frames`, each of one speaker: his utterances in random order, joined and cut.
+
+    Every frame is used once, but for a rest shorter than `min_frames` at a speaker's end. Without `rng` in given order.
+    """
+    by_speaker: dict[str, list[int]] = defaultdict(list)
+    for index, speaker in enumerate(speakers):
+        by_speaker[speaker].append(index)
+    items: list[Item] = []
+    for speaker in sorted(by_speaker):
+        order = by_speaker[speaker] if rng is None else rng.permutation(by_speaker[speaker]).tolist()
+        crop: list[Piece] = []
+        room = max_frames
+        for index in order:
+            start = 0
+            while start < num_frames[index]:
+                end = min(start + room, num_frames[index])
+                crop.append(Piece(index, start, end))
+                room -= end - start
+                start = end
+                if room == 0:
+                    items.append(tuple(crop))
+                    crop, room = [], max_frames
+        if max_frames - room >= min_frames:
+            items.append(tuple(crop))
+    return items
+
+
+def item_frames(item: Item) -> int:
+    """Frames of an item."""
+    return sum(piece.end - piece.start for piece in item)
+
+
+def batch_by_frames(lengths: Sequence[int], max_frames: int, rng: np.random.Generator | None) -> list[list[int]]:
+    """Batches of like lengths whose padded size (longest times number) stays within `max_frames`; one item at least.
+
+    Lengths are rounded up to a grid of 5 % steps. Items of one step are in random order and the batches are shuffled (with
+    `rng`), while the steps, and so the sizes and the number of batches, are the same in every epoch.
+    """
+    steps = [math.ceil(math.log(max(length, 1)) / _GRID) for length in lengths]
+    ties = np.arange(len(steps)) if rng is None else rng.permutation(len(steps))
+    batches: list[list[int]] = []
+    for index in np.lexsort((ties, steps)).tolist():
+        longest = math.exp(steps[index] * _GRID)
+        if batches and longest * (len(batches[-1]) + 1) <= max_frames * _ROUNDING:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches)).tolist()]
