@@ -111,6 +111,7 @@ VERBS: dict[str, Verb] = {
         "train the word-piece model",
         (
             _path("--text", "Kaldi text files", many=True),
+            _path("--check", "Kaldi text files whose unseen characters to report", many=True, required=False),
             Arg("--vocab-size", "word pieces (a soft limit)", kind="int"),
             _OUT,
         ),
