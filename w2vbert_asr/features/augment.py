@@ -1,7 +1,7 @@
 """SpecAugment: random masks over frequency and time of an utterance's features (T frames, F features).
 
-Source: Park et al. 2019, "SpecAugment", section 2, and Park et al. 2020, "SpecAugment on Large Scale Datasets", section 3.1
-for the adaptive time masks. No time warping.
+Source: Park et al. 2019, "SpecAugment", section 2; the adaptive time masks are those of Park et al. 2020,
+"SpecAugment on Large Scale Datasets". No time warping.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Log-mel filterbanks with Kaldi's values, batched over frames in torch, float32.
 
-The same steps as Kaldi's `compute-fbank-feats` with dither 0: frames that fit whole (snip_edges), mean removed, pre-emphasis,
-povey window, power spectrum, triangular mel filters from 20 Hz to Nyquist, natural logarithm floored at float32's epsilon.
+The same steps as Kaldi's `compute-fbank-feats` with dither 0: frames that fit whole (snip_edges), mean removed,
+pre-emphasis, povey window, power spectrum, triangular mel filters from 20 Hz to Nyquist, natural logarithm floored at
+that of float32's epsilon.
 Dimension letters: N samples, T frames, F mel bins, W window.
 """
 

@@ -1,4 +1,4 @@
-"""Transcripts in one form: Unicode NFC, no invisible characters, single spaces, and one letter case where asked. No torch."""
+"""Transcripts in one form: Unicode NFC, no invisible characters, single spaces, one case where asked. No torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _JOINERS = "'\u2019-"  # kept inside a word by "words": don't, well-known
 def normalize(text: str, style: Style = "plain") -> str:
     """`text` in NFC without control, zero-width and bidirectional characters, any run of white space one space.
 
-    style: "plain" keeps case and punctuation; "lower" and "upper" change the case; "words" also drops punctuation, except
-    apostrophes and hyphens inside a word. Applying it twice changes nothing more. Raises ConfigError for another style.
+    style: "plain" keeps case and punctuation; "lower" and "upper" change the case; "words" is lower case without
+    punctuation, except apostrophes and hyphens inside a word. Applying it twice changes nothing more. Raises
+    ConfigError for another style.
     """
     if style not in get_args(Style):
         raise ConfigError(f"normalize: unknown style {style!r}; one of {', '.join(get_args(Style))}")

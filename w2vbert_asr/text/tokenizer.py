@@ -47,7 +47,7 @@ class Tokenizer:
         return list(self._processor.encode(text, out_type=int))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of piece ids, `<blank>` as nothing; for known characters the inverse of `encode` but for double spaces."""
+        """The text of piece ids, `<blank>` as nothing: the inverse of `encode`, but for unknown and double spaces."""
         return str(self._processor.decode([int(index) for index in ids]))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -58,8 +58,8 @@ class Tokenizer:
 def train(texts: Iterable[str], vocab_size: int, model_type: Literal["bpe", "unigram"] = "bpe") -> bytes:
     """The model file of word pieces for `texts`; the same bytes for the same texts in the same order.
 
-    `vocab_size` is a soft limit: at least every character is a piece, at most what the text supports, with a note in the
-    log when that differs. Raises DataError without any text, ConfigError for a size below 1.
+    `vocab_size` is a soft limit: at least every character is a piece, at most what the text supports, with a note in
+    the log when that differs. Raises DataError without any text, ConfigError for a size below 1.
     """
     if vocab_size < 1:
         raise ConfigError(f"vocab_size: {vocab_size} is not positive; use 30 for small corpora, 1024 for large ones")
@@ -94,7 +94,7 @@ def train(texts: Iterable[str], vocab_size: int, model_type: Literal["bpe", "uni
 
 
 def unseen_characters(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, int]:
-    """Character -> how often it is in `texts`, for those that the tokenizer knows only as `<unk>`; in code point order."""
+    """Character -> how often it is in `texts`, for those that are only `<unk>` to the tokenizer; by code point."""
     counts = Counter(character for text in texts for character in text if not character.isspace())
     return {character: counts[character] for character in sorted(counts) if UNK_ID in tokenizer.encode(character)}
 
