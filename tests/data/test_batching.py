@@ -33,7 +33,7 @@ def test_packing_leaves_out_only_short_rests() -> None:
 def test_crop_lengths_are_the_same_in_every_epoch_but_their_contents_are_not() -> None:
     epochs = [pack_speakers(LENGTHS, SPEAKERS, 500, 1, rng(seed)) for seed in range(4)]
     assert len({tuple(sorted(map(item_frames, items))) for items in epochs}) == 1
-    assert len({tuple(items) for items in epochs}) == 4
+    assert len({tuple(items) for items in epochs}) > 1
 
 
 def test_batches_hold_every_item_once_within_their_bound() -> None:
