@@ -31,12 +31,17 @@ def draw_keys(seed: int, step: int, utt_ids: Sequence[str], purpose: str, device
 
 
 def uniform(keys: Tensor, counters: Tensor) -> Tensor:
-    """Uniform float32 in (0, 1), 24 bits each; `keys` and `counters` are int64 and broadcast."""
+    """Uniform float32 in (0, 1), 23 bits each; `keys` and `counters` are int64 and broadcast."""
     x = keys + (counters + 1) * _GOLDEN
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     x = x ^ _shift_right(x, 31)
-    return (_shift_right(x, 40).to(torch.float32) + 0.5) * 2.0**-24
+    return to_unit_interval(_shift_right(x, 41))
+
+
+def to_unit_interval(bits: Tensor) -> Tensor:
+    """23-bit integers -> float32 strictly between 0 and 1: a 24th bit would round the largest to 1, and its log to 0."""
+    return (bits.to(torch.float32) + 0.5) * 2.0**-23
 
 
 def normal(keys: Tensor, counters: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from w2vbert_asr.batch import lengths_to_pad_mask
-from w2vbert_asr.counter_random import gumbel, normal, uniform
+from w2vbert_asr.counter_random import gumbel, normal, to_unit_interval, uniform
 from w2vbert_asr.modules.attention import SelfAttention
 from w2vbert_asr.modules.batch_norm import MaskedBatchNorm
 from w2vbert_asr.modules.conformer import ConformerBlock, ConformerConfig
@@ -70,6 +70,11 @@ def test_dropout_is_independent_between_neighbours() -> None:
         assert abs(float((kept[:-shift] * kept[shift:]).mean())) < 0.002
     for place in range(4):  # each quarter of a 64-bit draw is fair
         assert abs(float(kept[place::4].mean())) < 0.003
+
+
+def test_no_draw_is_0_or_1() -> None:
+    ends = to_unit_interval(torch.tensor([0, 2**23 - 1]))
+    assert 0.0 < float(ends[0]) and float(ends[1]) < 1.0
 
 
 def test_counter_draws_have_their_distributions() -> None:
