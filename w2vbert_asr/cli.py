@@ -95,7 +95,10 @@ VERBS: dict[str, Verb] = {
             _JOBS,
         ),
     ),
-    "fix": Verb("write a mended copy of a data directory", (_path("dir", "data directory"), _OUT, _JOBS)),
+    "fix": Verb(
+        "write a mended copy of a data directory",
+        (_path("dir", "data directory"), _OUT, Arg("--encoding", "encoding of its tables, such as latin-1"), _JOBS),
+    ),
     "fbank": Verb(
         "extract log-mel filterbanks",
         (

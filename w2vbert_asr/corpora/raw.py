@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections import Counter
@@ -11,7 +12,6 @@ from pathlib import Path
 
 from w2vbert_asr.data import kaldi_dir
 from w2vbert_asr.data.inspection import Inspection, Piece, crashed, inspect
-from w2vbert_asr.data.kaldi_dir import Segment
 from w2vbert_asr.data.parallel import map_parallel
 from w2vbert_asr.data.tables import fits
 from w2vbert_asr.errors import DataError, summarize
@@ -46,6 +46,7 @@ def write_sets(out: Path, sets: Mapping[str, Sequence[RawUtterance]], num_jobs: 
     pieces = [Piece(path=raw.audio.absolute(), start=raw.start, end=raw.end) for raw in flat]
     found = iter(list(map_parallel(inspect, pieces, num_jobs, "reading audio", crashed)))
     judged = {name: _judge(out / name, [(raw, next(found)) for raw in utterances]) for name, utterances in sets.items()}
+    _note_shared_speakers({name: kept for name, (kept, _) in judged.items()})
     return {name: _write_set(out / name, kept, dropped) for name, (kept, dropped) in judged.items()}
 
 
@@ -71,17 +72,15 @@ def _write_set(folder: Path, kept: Kept, dropped: Dropped) -> dict[str, object]:
     recordings = _recordings([raw for raw, _ in kept.values()])
     cut = any(raw.start or raw.end is not None for raw, _ in kept.values())
     labelled = any(raw.text is not None for raw, _ in kept.values())
-    wav_scp = {recordings[raw.audio] if cut else raw.utt_id: str(raw.audio.absolute()) for raw, _ in kept.values()}
+    segments = {utt_id: found.segment(recordings[raw.audio], raw.start) for utt_id, (raw, found) in kept.items()}
     kaldi_dir.write(
         folder,
-        wav_scp=wav_scp,
+        wav_scp={recordings[raw.audio] if cut else utt: str(raw.audio.absolute()) for utt, (raw, _) in kept.items()},
         utt2spk={utt_id: raw.speaker for utt_id, (raw, _) in kept.items()},
-        utt2dur={utt_id: inspection.duration for utt_id, (_, inspection) in kept.items()},
-        num_samples={utt_id: inspection.num_samples for utt_id, (_, inspection) in kept.items()},
+        utt2dur={utt_id: found.duration for utt_id, (_, found) in kept.items()},
+        num_samples={utt_id: found.num_samples for utt_id, (_, found) in kept.items()},
         text={utt_id: normalize(raw.text or "") for utt_id, (raw, _) in kept.items()} if labelled else None,
-        segments={utt_id: _segment(recordings[raw.audio], raw, found) for utt_id, (raw, found) in kept.items()}
-        if cut
-        else None,
+        segments=segments if cut else None,
         extra={"dropped.tsv": _report(dropped)},
     )
     return {
@@ -90,12 +89,6 @@ def _write_set(folder: Path, kept: Kept, dropped: Dropped) -> dict[str, object]:
         "hours": round(sum(inspection.duration for _, inspection in kept.values()) / 3600, 4),
         "dropped": dict(Counter(reason for reason, _ in dropped.values())),
     }
-
-
-def _segment(rec_id: str, raw: RawUtterance, inspection: Inspection) -> Segment:
-    """Both ends on whole samples, so that every later reading gives exactly the samples that were counted."""
-    first, rate = round(raw.start * inspection.sample_rate), inspection.sample_rate
-    return Segment(rec_id, first / rate, (first + inspection.num_samples) / rate)
 
 
 def _unusable(raw: RawUtterance, inspection: Inspection, labelled: bool) -> tuple[str, str] | None:
@@ -127,12 +120,21 @@ def _recordings(utterances: Sequence[RawUtterance]) -> dict[Path, str]:
     return names
 
 
-def _example(dropped: Mapping[str, tuple[str, str]], reason: str) -> str:
+def _example(dropped: Dropped, reason: str) -> str:
     return next(f"{utt_id} ({detail})" for utt_id, (word, detail) in dropped.items() if word == reason)
 
 
-def _report(dropped: Mapping[str, tuple[str, str]]) -> str:
-    rows = [[utt_id, *dropped[utt_id]] for utt_id in sorted(dropped)]
-    return "".join(
-        "\t".join(re.sub(r"\s+", " ", cell) for cell in row) + "\n" for row in [["utt_id", "reason", "detail"], *rows]
-    )
+def _report(dropped: Dropped) -> str:
+    rows = [("utt_id", "reason", "detail"), *((utt_id, *dropped[utt_id]) for utt_id in sorted(dropped))]
+    return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+
+
+def _note_shared_speakers(sets: Mapping[str, Kept]) -> None:
+    """Speakers in two sets are legal, and a leak where one of the two is for testing."""
+    speakers = {name: {raw.speaker for raw, _ in kept.values()} for name, kept in sets.items()}
+    for first, second in itertools.combinations(speakers, 2):
+        shared = sorted(speakers[first] & speakers[second])
+        if shared:
+            print(
+                f"note: {len(shared)} speaker(s) in {first} and in {second}: {', '.join(shared[:10])}", file=sys.stderr
+            )

@@ -23,6 +23,7 @@ RATES = (1_000, 768_000)  # Hz
 # Silence in FLAC or Opus reaches a few thousand samples a byte; a header that claims more than this lies.
 MAX_SAMPLES_PER_BYTE = 8_192
 _BLOCK = 1 << 20  # samples, over all channels
+_UNKNOWN = (1 << 63) - 1  # frames, in libsndfile
 _STREAMED = 0x7FFF_F000  # a RIFF size from here on: written to a pipe, length unknown
 
 
@@ -117,14 +118,14 @@ def read_blocks(
             detail = f"{start} to {end} seconds asked for, the file has {info.duration:.6f}; mend segments or the file"
             raise AudioError("frames_mismatch", path, detail)
         left = min(last, info.num_samples) - first
-        declared, read = left if num_samples is None else num_samples, 0
+        if left == 0:
+            raise AudioError("empty", path, f"{start} to {end} seconds hold not one sample; mend segments")
+        declared, read, step = left if num_samples is None else num_samples, 0, _BLOCK // info.num_channels
         try:
             if first:
                 file.seek(first)
             while read < left:
-                block = file.read(
-                    min(max(_BLOCK // info.num_channels, 1), left - read), dtype="float32", always_2d=True
-                )
+                block = file.read(min(step, left - read), dtype="float32", always_2d=True)
                 if len(block) == 0:
                     break
                 read += len(block)
@@ -155,6 +156,8 @@ def _info(path: Path, file: Any) -> AudioInfo:
     rate, count, channels = int(file.samplerate), int(file.frames), int(file.channels)
     if count <= 0:
         raise AudioError("empty", path, "has a header and no samples")
+    if count == _UNKNOWN:
+        raise AudioError("undecodable", path, "the header does not say its length (a stream); encode it again")
     if not RATES[0] <= rate <= RATES[1] or channels > MAX_CHANNELS or count > size * MAX_SAMPLES_PER_BYTE:
         detail = f"the header claims {count} samples in {channels} channels at {rate} Hz, in a file of {size} bytes"
         raise AudioError("undecodable", path, detail)

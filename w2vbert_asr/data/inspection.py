@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2vbert_asr.data.audio import AudioError, audio_info, read_blocks
+from w2vbert_asr.data.tables import Segment
 from w2vbert_asr.errors import DataError
 
 SILENT_PEAK = 1e-4  # three steps of 16 bits: what a codec makes of digital silence stays below
@@ -39,6 +40,11 @@ class Inspection:
     def duration(self) -> float:
         return self.num_samples / self.sample_rate
 
+    def segment(self, rec_id: str, start: float) -> Segment:
+        """The piece, with both ends on whole samples: every later reading gives exactly the samples counted here."""
+        first = round(start * self.sample_rate)
+        return Segment(rec_id, first / self.sample_rate, (first + self.num_samples) / self.sample_rate)
+
 
 def inspect(piece: Piece) -> Inspection:
     """Read the whole piece. Never raises for what is wrong with it: that is the reason.
@@ -63,7 +69,9 @@ def inspect(piece: Piece) -> Inspection:
     except DataError as error:
         return Inspection(reason="missing", detail=str(error))
     if peak < SILENT_PEAK:
-        return Inspection(reason="silent", detail=f"{piece.path}: silent: no sample above {peak:.1e}; leave it out")
+        return Inspection(
+            reason="silent", detail=f"{piece.path}: silent: the loudest sample is {peak:.1e}; leave it out"
+        )
     clipped = loud > CLIPPED_SHARE * count
     return Inspection(sample_rate=rate, num_samples=count, clipped=clipped, digest=digest.digest()[:16])
 
