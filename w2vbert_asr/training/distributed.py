@@ -1,0 +1,122 @@
+"""The ranks of a run: torchrun's environment, process groups, and agreement between ranks.
+
+A run without torchrun is a world of one, in which all of this costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from w2vbert_asr import errors
+from w2vbert_asr.errors import ConfigError, SetupError, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among the ranks of a run, and the device that it trains on."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes the files."""
+        return self.rank == 0
+
+
+@contextmanager
+def open_world(device: str = "auto", timeout: float = 1800.0) -> Iterator[World]:
+    """Join the ranks that torchrun started (a world of one without it), with NCCL on GPUs, gloo on CPUs.
+
+    device: cpu, cuda or auto. timeout: seconds that ranks wait for one another. Raises SetupError without a GPU where
+    one is asked for.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {device!r}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SetupError("device cuda: torch sees no GPU; use --device cpu, or install torch for this GPU's driver")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(place)
+    if size == 1 or dist.is_initialized():
+        here = dist.get_rank() if dist.is_initialized() else 0
+        yield World(rank=here, size=dist.get_world_size() if dist.is_initialized() else 1, device=place)
+        return
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
+    try:
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=place)
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, world: World) -> nn.Module:
+    """The model with gradients averaged over ranks; itself in a world of one."""
+    return model if world.size == 1 else DistributedDataParallel(model)
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Leave the gradients of a backward pass on this rank: all but the last of an accumulation."""
+    if isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()
+
+
+def sum_over_ranks(values: Tensor, world: World) -> Tensor:
+    """The sum of `values` over all ranks, without gradient."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_bytes(data: bytes, world: World) -> list[bytes]:
+    """What every rank gave, in the order of ranks, on every rank."""
+    if world.size == 1:
+        return [data]
+    sizes = torch.zeros(world.size, dtype=torch.int64, device=world.device)
+    sizes[world.rank] = len(data)
+    lengths: list[int] = sum_over_ranks(sizes, world).tolist()
+    padded = torch.zeros(max(lengths), dtype=torch.uint8, device=world.device)
+    padded[: len(data)] = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)[: len(data)]
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    return [one[:length].cpu().numpy().tobytes() for one, length in zip(gathered, lengths, strict=True)]
+
+
+def on_main(world: World, action: Callable[[], Any]) -> Any:
+    """Do `action` on rank 0 only and give its result (plain data) to all; a UserError is raised on every rank."""
+    if world.size == 1:
+        return action()
+    answer: dict[str, Any] = {}
+    if world.is_main:
+        try:
+            answer["result"] = action()
+        except UserError as error:
+            answer = {"kind": type(error).__name__, "message": str(error)}
+    answer = json.loads(gather_bytes(json.dumps(answer).encode(), world)[0])
+    if "kind" in answer:
+        raise getattr(errors, answer["kind"])(answer["message"])
+    return answer["result"]
+
+
+def require_agreement(world: World, facts: dict[str, Any]) -> None:
+    """Raises ConfigError on every rank if the ranks were started with different `facts` (plain data)."""
+    given = [json.loads(one) for one in gather_bytes(json.dumps(facts, sort_keys=True).encode(), world)]
+    values = {key: [one.get(key) for one in given] for key in facts}
+    odd = [f"{key}: {found}" for key, found in values.items() if any(one != found[0] for one in found)]
+    if odd:
+        raise ConfigError("the ranks differ (values in the order of ranks); start all alike:\n" + errors.summarize(odd))

@@ -1,0 +1,162 @@
+"""One update: from micro-batches to gradients, normalised exactly over micro-batches and ranks.
+
+The objective is sum over terms of weight * (sum of the totals) / (sum of the counts), both sums over all micro-batches
+and ranks. The counts are therefore known before the first backward pass: with one micro-batch after its forward pass;
+with several from a pass of their own, `model.counts(batch, seed, step)` where a model has it, else a forward pass
+without gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from w2vbert_asr.batch import Batch
+from w2vbert_asr.counter_random import draw_key
+from w2vbert_asr.losses.output import LossOutput
+from w2vbert_asr.training.distributed import World, sum_over_ranks, without_sync
+
+Counts = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Update:
+    """Gradients are ready, and clipped, if `finite`. outputs: of this rank's micro-batches, detached.
+
+    frames: over all ranks. stop: the largest signal number that any rank was given, 0 for none.
+    """
+
+    outputs: list[LossOutput]
+    grad_norm: float
+    finite: bool
+    frames: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What every update of a run shares. clip_norm: largest norm of all gradients together."""
+
+    seed: int
+    bf16: bool
+    clip_norm: float
+    world: World
+
+
+def compute_gradients(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    batches: Sequence[Batch],
+    step: int,
+    stop: int,
+    setting: Setting,
+) -> Update:
+    """Gradients of the objective over `batches` (this rank's micro-batches) and the other ranks' of the same step.
+
+    model: as wrapped for the ranks. stop: number of the signal that this rank was given, 0 for none.
+    """
+    world = setting.world
+    counts = _count_first(model, batches, step, setting) if len(batches) > 1 else None
+    outputs = []
+    for micro, batch in enumerate(batches):
+        with without_sync(model) if micro + 1 < len(batches) else nullcontext():
+            output = _forward(model, batch, step, micro, setting)
+            if counts is None:
+                counts = _reduce({name: term.count for name, term in output.terms.items()}, world)
+            # DistributedDataParallel averages over ranks, and the objective is a sum over them.
+            (_objective(output, counts) * world.size).backward()  # type: ignore[no-untyped-call]
+        outputs.append(_detach(output))
+    norm = nn.utils.clip_grad_norm_(parameters, setting.clip_norm)
+    totals = torch.stack([term.total for output in outputs for term in output.terms.values()]).double()
+    report = torch.stack([norm.double(), (~(norm.isfinite() & totals.isfinite().all())).double()])
+    grad_norm, bad = report.tolist()
+    frames = sum(int(batch.feat_lens.sum()) for batch in batches)
+    bad, frames, stop = _agree([int(bad), frames, stop], world)
+    return Update(outputs, grad_norm, not bad, frames, stop)
+
+
+def seed_draws(seed: int, step: int, rank: int, micro: int) -> None:
+    """Seed torch's generators (dropout) of one micro-batch, so that nothing random outlives it."""
+    torch.manual_seed(draw_key(seed, step, f"{rank}/{micro}", "dropout"))
+
+
+def autocast(world: World, bf16: bool) -> torch.autocast:
+    """The precision of the forward pass."""
+    return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def _forward(model: nn.Module, batch: Batch, step: int, micro: int, setting: Setting) -> LossOutput:
+    seed_draws(setting.seed, step, setting.world.rank, micro)
+    with autocast(setting.world, setting.bf16):
+        output: LossOutput = model(batch, seed=setting.seed, step=step)
+    return output
+
+
+@torch.no_grad()
+def _count_first(model: nn.Module, batches: Sequence[Batch], step: int, setting: Setting) -> Counts:
+    plain: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    before = snapshot(plain)
+    counts: Counts = {}
+    for micro, batch in enumerate(batches):
+        count_cheaply: Callable[..., Mapping[str, Tensor]] | None = getattr(plain, "counts", None)
+        if count_cheaply is not None:
+            found = count_cheaply(batch, seed=setting.seed, step=step)
+        else:
+            terms = _forward(plain, batch, step, micro, setting).terms
+            found = {name: term.count for name, term in terms.items()}
+        for name, count in found.items():
+            counts[name] = counts.get(name, 0) + count.double()
+    restore(plain, before)
+    return _reduce(counts, setting.world)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers that a forward pass may change (running statistics, counters)."""
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def restore(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Put the buffers back."""
+    for name, buffer in before.items():
+        model.get_buffer(name).copy_(buffer)
+
+
+def _reduce(counts: Mapping[str, Tensor], world: World) -> Counts:
+    if world.size == 1 or not counts:
+        return dict(counts)
+    names = sorted(counts)
+    total = sum_over_ranks(torch.stack([counts[name].double() for name in names]), world)
+    return dict(zip(names, total.unbind(), strict=True))
+
+
+def _objective(output: LossOutput, counts: Mapping[str, Tensor]) -> Tensor:
+    """This micro-batch's share of the objective; a term without count adds nothing."""
+    parts = []
+    for name, term in output.terms.items():
+        count = counts[name].double()
+        share = torch.where(count > 0, term.weight / count, 0.0)
+        parts.append(term.total * share.to(term.total.dtype))
+    return torch.stack(parts).sum()
+
+
+def _detach(output: LossOutput) -> LossOutput:
+    terms = {
+        name: replace(term, total=term.total.detach(), count=term.count.detach()) for name, term in output.terms.items()
+    }
+    return LossOutput(terms, {name: (a.detach(), b.detach()) for name, (a, b) in output.stats.items()})
+
+
+def _agree(mine: Sequence[int], world: World) -> tuple[int, int, int]:
+    """(any bad, sum of the frames, largest signal) over ranks."""
+    if world.size == 1:
+        return mine[0], mine[1], mine[2]
+    table = torch.zeros(world.size, 3, dtype=torch.float64, device=world.device)
+    table[world.rank] = torch.tensor(mine, dtype=torch.float64)
+    rows = sum_over_ranks(table, world).long()
+    bad, frames, stop = rows[:, 0].max(), rows[:, 1].sum(), rows[:, 2].max()
+    return int(bad), int(frames), int(stop)
