@@ -22,7 +22,8 @@ def transducer_loss(logits: Tensor, tokens: Tensor, logit_lens: Tensor, token_le
     """-log P of each utterance: logits (B, T, U + 1, V), tokens (B, U), lengths (B,) -> (B,).
 
     Log-softmax is in float32 (float64 for float64 logits), the lattice in float64. The gradient is one more tensor of
-    the size of the logits, exactly zero at padding. Raises ValueError for shapes or lengths that do not fit together, and for an utterance without frames.
+    the size of the logits, exactly zero at padding. Raises ValueError for shapes or lengths that do not fit together,
+    and for an utterance without frames.
     """
     batch, num_frames, width, _ = logits.shape
     lens = _lengths(logit_lens, token_lens, tokens, (batch, num_frames, width))
