@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,8 @@ from w2vbert_asr.training.evaluation import Measure
 from w2vbert_asr.training.optimizer import Part
 from w2vbert_asr.training.progress import Progress
 from w2vbert_asr.training.records import RecordWriter
-from w2vbert_asr.training.run import BatchSource, Run, TrainerConfig
+from w2vbert_asr.training.run import BatchSource, Run
+from w2vbert_asr.training.run import TrainerConfig as TrainerConfig
 from w2vbert_asr.training.signals import catch_signals
 from w2vbert_asr.training.state import TrainState
 
@@ -59,6 +60,7 @@ def train(
     resolved: Mapping[str, Any],
     digests: Mapping[str, str] | None = None,
     measure: Measure | None = None,
+    prepare: Callable[[], None] | None = None,
     world: World | None = None,
 ) -> TrainResult:
     """Train `model` from where the experiment `out` stands to `config.max_steps`.
@@ -66,8 +68,8 @@ def train(
     model: called as `model(batch, seed=seed, step=step) -> LossOutput`; step counts from 0, and is max_steps in
     evaluation mode. loader: this rank's batches by position. dev_loader: one pass over dev an iteration. optimizers:
     the parts of the parameters. resolved: the whole configuration as plain data; digests: of what else decides the run
-    (tokenizer, dev set); a run resumes only if both are as before. measure: further metrics of a dev batch. world: of
-    `open_world`.
+    (tokenizer, dev set); a run resumes only if both are as before. measure: further metrics of a dev batch. prepare:
+    writes further files of the experiment, on rank 0, when it is sure that the run goes on. world: of `open_world`.
 
     Raises Preempted after SIGTERM or SIGUSR1 and KeyboardInterrupt after SIGINT, the state saved; ConfigError for a
     changed run, DataError where every checkpoint is damaged, ResourceError for a full disk or an experiment that
@@ -84,7 +86,8 @@ def train(
         require_agreement(world, {"config": resolved, "digests": known})
         model.to(world.device).train()
         groups = optimizer.build(model, optimizers, config.max_steps)
-        saved = _resume(model, groups, out, config, resolved, known, world)
+        found = on_main(world, lambda: _find(out, config, resolved, known, prepare, world))
+        saved = _restore(model, groups, Path(found)) if found else None
         state = saved.state if saved else TrainState()
         state = replace(state, config=resolved, digests=known, versions=experiment.versions(), world_size=world.size)
         progress = Progress(state.step, config.max_steps, world.is_main)
@@ -130,39 +133,38 @@ def _loop(run: Run, batches: Iterator[Batch], loader: BatchSource) -> None:
         stop = run.update(batches, loader)
 
 
-def _resume(
-    model: nn.Module,
-    groups: optimizer.Optimizers,
+def _find(
     out: Path,
     config: TrainerConfig,
     resolved: Mapping[str, Any],
     digests: Mapping[str, str],
+    prepare: Callable[[], None] | None,
     world: World,
-) -> Checkpoint | None:
-    """The newest whole checkpoint, restored, or None where there is none; the start is written down."""
+) -> str | None:
+    """The newest whole checkpoint, if it may be resumed, or None where there is none; the start is written down."""
+    checkpoint.clean(out)
+    (out / _PREEMPTED).unlink(missing_ok=True)
+    path = checkpoint.newest(out) if checkpoint.list_checkpoints(out) else None
+    changed: list[str] = []
+    if path is not None:
+        state = checkpoint.read_state(path)
+        changed = experiment.changes(state, resolved, digests, config.allow_change)
+        experiment.note_other_versions(state, world)
+        for line in changed:
+            _log.warning("changed since step %d: %s", state.step, line)
+    start = {"resumed_from": path.name if path else None, "changed": changed}
+    experiment.write_down(out, resolved, world, start)
+    if prepare is not None:
+        prepare()
+    return str(path) if path else None
 
-    def find() -> str | None:
-        checkpoint.clean(out)
-        (out / _PREEMPTED).unlink(missing_ok=True)
-        path = checkpoint.newest(out) if checkpoint.list_checkpoints(out) else None
-        changed: list[str] = []
-        if path is not None:
-            state = checkpoint.read_state(path)
-            changed = experiment.changes(state, resolved, digests, config.allow_change)
-            experiment.note_other_versions(state, world)
-            for line in changed:
-                _log.warning("changed since step %d: %s", state.step, line)
-        start = {"resumed_from": path.name if path else None, "changed": changed}
-        experiment.write_down(out, resolved, world, start)
-        return str(path) if path else None
 
-    found = on_main(world, find)
-    if found is None:
-        return None
-    saved = checkpoint.load(Path(found))
+def _restore(model: nn.Module, groups: optimizer.Optimizers, path: Path) -> Checkpoint:
+    """Load a checkpoint into the model and its optimizers."""
+    saved = checkpoint.load(path)
     mismatch = model.load_state_dict(dict(saved.model), strict=False)
-    checkpoint.require_match(Path(found), mismatch.missing_keys, mismatch.unexpected_keys)
-    groups.load_state(saved.optimizer, found)
+    checkpoint.require_match(path, mismatch.missing_keys, mismatch.unexpected_keys)
+    groups.load_state(saved.optimizer, str(path))
     return saved
 
 
