@@ -43,7 +43,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["w2vbert_asr", "w2vbert_asr.*"]),
-    package_data={"w2vbert_asr": ["commands/*.j2"]},
+    package_data={"": ["*.j2"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["w2vbert = w2vbert_asr.cli:main"]},
