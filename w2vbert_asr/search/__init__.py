@@ -1,0 +1,34 @@
+"""Searches for the best token sequences of a transducer, chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from w2vbert_asr.search.beam import beam
+from w2vbert_asr.search.greedy import greedy
+from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
+from w2vbert_asr.search.interface import Searchable
+
+__all__ = ["Hypothesis", "SearchConfig", "Searchable", "beam", "greedy", "search"]
+
+
+def _greedy(model: Searchable, encoder_out: Tensor, lens: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
+    return [[hypothesis] for hypothesis in greedy(model, encoder_out, lens, config)]
+
+
+SEARCHES: dict[str, Callable[[Searchable, Tensor, Tensor, SearchConfig], list[list[Hypothesis]]]] = {
+    "greedy": _greedy,
+    "beam": beam,
+}
+
+
+def search(
+    model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, config: SearchConfig
+) -> list[list[Hypothesis]]:
+    """encoder_out (B, T, E), encoder_out_lens (B,) -> the hypotheses of each utterance, at least one, best first.
+
+    The model must be in evaluation mode.
+    """
+    return SEARCHES[config.name](model, encoder_out, encoder_out_lens, config)

@@ -1,0 +1,79 @@
+"""Decoder vectors and states kept by token prefix, so that a prefix met again costs no decoder step.
+
+A beam meets the same few continuations of a prefix at frame after frame. Every utterance has a number of slots; a new
+prefix takes the one that was in use longest ago.
+
+Dimension letters: B batch, C slots an utterance, N new prefixes, J joiner, L layers, H hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from w2vbert_asr.models.decoder import DecoderState
+from w2vbert_asr.search.interface import Searchable
+
+ROOT_KEY = 1
+_MULTIPLIER = -7046029254386353131  # 2**64 / golden ratio, odd, as a signed number
+
+
+def extend_key(keys: Tensor, tokens: Tensor) -> Tensor:
+    """Keys (N,) of prefixes, next tokens (N,) -> keys of the longer prefixes.
+
+    A prefix is known by 64 bits, mixed at every token (multiply, shift, exclusive or): two different prefixes among n
+    have the same key with a probability of about n**2 / 2**65.
+    """
+    keys = (keys + tokens + 1) * _MULTIPLIER
+    return keys ^ (keys >> 29)
+
+
+class PrefixStates:
+    """The decoder's memory of a batch: `slots` (flat, utterance times C) stand for prefixes."""
+
+    def __init__(self, model: Searchable, batch: int, slots_per_utterance: int, device: torch.device) -> None:
+        """All utterances start with the empty prefix in their first slot (`root_slots`)."""
+        self.model = model
+        self.keys = torch.zeros(batch, slots_per_utterance, dtype=torch.long, device=device)
+        self.last_use = torch.zeros_like(self.keys)
+        self.clock = 0
+        self.root_slots = torch.arange(batch, device=device) * slots_per_utterance
+        self.keys[:, 0] = ROOT_KEY
+
+        starts = torch.full((batch,), model.blank_id, dtype=torch.long, device=device)
+        decoder_out, state = model.decoder.step(starts, model.decoder.initial_state(batch, device))
+        vectors = model.joiner.project_decoder(decoder_out)
+        everywhere = torch.arange(batch, device=device).repeat_interleave(slots_per_utterance)
+        self.vectors = vectors.index_select(0, everywhere)  # (B * C, J)
+        self.state: DecoderState = state.select(everywhere)  # (L, B * C, H)
+
+    def extend(self, slots_in_use: Tensor, utterance: Tensor, slots: Tensor, tokens: Tensor, keys: Tensor) -> Tensor:
+        """Slots (N,) of new prefixes: those in `slots` (N,), each longer by one of `tokens` (N,), with `keys` (N,).
+
+        utterance (N,) must not decrease, and the new prefixes of one utterance must differ. No slot of `slots_in_use`
+        is given away, nor one that an earlier call of the same kind returned and `slots_in_use` still lists.
+        """
+        self.clock += 1
+        self.last_use.view(-1)[slots_in_use.flatten()] = self.clock
+        same = self.keys[utterance] == keys[:, None]
+        known, place = same.max(1)
+        own_slots = utterance * self.keys.shape[1] + place
+        self.last_use.view(-1)[own_slots[known]] = self.clock
+
+        new = (~known).nonzero()[:, 0]
+        if len(new) > 0:
+            own_slots[new] = fresh = self._oldest(utterance[new])
+            decoder_out, state = self.model.decoder.step(tokens[new], self.state.select(slots[new]))
+            self.vectors.index_copy_(0, fresh, self.model.joiner.project_decoder(decoder_out))
+            self.state.put(fresh, state)
+            self.keys.view(-1)[fresh] = keys[new]
+            self.last_use.view(-1)[fresh] = self.clock
+        return own_slots
+
+    def _oldest(self, utterance: Tensor) -> Tensor:
+        """A slot for each of (N,) utterances in order, all different, the longest unused first."""
+        counts = torch.bincount(utterance, minlength=len(self.keys))
+        rank = torch.arange(len(utterance), device=utterance.device) - (counts.cumsum(0) - counts)[utterance]
+        by_age = self.last_use.argsort(dim=1, stable=True)
+        oldest: Tensor = by_age[utterance, rank]
+        return utterance * self.keys.shape[1] + oldest
