@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from w2vbert_asr.data.faults import fault
 from w2vbert_asr.errors import DataError
 
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
@@ -75,6 +76,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
+    fault("atomic_dir.before_rename")
     _remove(old)
     if path.exists():
         path.rename(old)

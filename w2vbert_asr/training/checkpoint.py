@@ -155,11 +155,15 @@ def problems(path: Path) -> list[str]:
     return wrong
 
 
-def require_match(path: Path, missing: Sequence[str], unexpected: Sequence[str]) -> None:
-    """Raises DataError if a checkpoint lacks tensors of the model, or has others."""
-    wrong = [f"{name}: missing" for name in missing] + [f"{name}: not in the model" for name in unexpected]
+def require_match(path: Path, found: Tensors, wanted: Tensors) -> None:
+    """Raises DataError naming every tensor that a checkpoint lacks, has beside the model's, or has in another shape."""
+    wrong = [f"{name}: missing" for name in wanted.keys() - found.keys()]
+    wrong += [f"{name}: not in the model" for name in found.keys() - wanted.keys()]
+    for name in wanted.keys() & found.keys():
+        if found[name].shape != wanted[name].shape:
+            wrong.append(f"{name}: shape {tuple(found[name].shape)}, in the model {tuple(wanted[name].shape)}")
     if wrong:
-        raise DataError(f"{path}: does not fit the model:\n{summarize(wrong)}\n  choose another --out")
+        raise DataError(f"{path}: does not fit the model:\n{summarize(sorted(wrong))}\n  choose another --out")
 
 
 def prune(exp: Path, keep: Collection[int]) -> None:

@@ -162,8 +162,8 @@ def _find(
 def _restore(model: nn.Module, groups: optimizer.Optimizers, path: Path) -> Checkpoint:
     """Load a checkpoint into the model and its optimizers."""
     saved = checkpoint.load(path)
-    mismatch = model.load_state_dict(dict(saved.model), strict=False)
-    checkpoint.require_match(path, mismatch.missing_keys, mismatch.unexpected_keys)
+    checkpoint.require_match(path, saved.model, model.state_dict())
+    model.load_state_dict(dict(saved.model))
     groups.load_state(saved.optimizer, str(path))
     return saved
 
