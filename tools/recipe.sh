@@ -9,8 +9,16 @@
 
 # --- what the options say together ---
 
+unlabelled_set() { # DIR: the set that is made of it
+  local name
+  name=$(basename "$1")
+  printf 'unlabelled_%s' "${name//[^[:alnum:]_.-]/_}"
+}
+
 ((stage <= stop_stage && stop_stage <= 6)) || fail 2 "--stage $stage --stop-stage $stop_stage: stages go from 0 to 6"
 ((ngpu > 0 && num_nodes > 0 && nproc > 0)) || fail 2 "--ngpu, --num-nodes and --nproc are at least 1"
+((num_nodes == 1 || (stage == stop_stage && (stage == 3 || stage == 4)))) ||
+  fail 2 "--num-nodes $num_nodes: several machines do one training at a time: --stage 3 --stop-stage 3, or 4 and 4"
 
 read -ra TRAIN_SETS <<<"$train_sets"
 read -ra TEST_SETS <<<"$test_sets"
@@ -18,8 +26,8 @@ read -ra PRETRAIN_SETS <<<"$pretrain_sets"
 read -ra SPEEDS <<<"$speeds"
 IFS=, read -ra UNLABELLED <<<"$unlabelled"
 for dir in "${UNLABELLED[@]}"; do
-  name=unlabelled_$(basename "$dir")
-  ! is_among "$name" "${PRETRAIN_SETS[@]}" || fail 2 "--unlabelled: two folders are called $(basename "$dir"); rename one"
+  name=$(unlabelled_set "$dir")
+  ! is_among "$name" "${PRETRAIN_SETS[@]}" || fail 2 "--unlabelled: two folders make the set $name; rename one"
   PRETRAIN_SETS+=("$name")
 done
 
@@ -108,7 +116,7 @@ prepare_sets() { # CORPUS ARGUMENT...: the sets of --corpus and of --unlabelled
   prepare_corpus "$1" "$corpus" "${@:2}"
   for dir in "${UNLABELLED[@]}"; do
     run w2vbert prepare folder --source "$dir" --out "$data_dir" --num-jobs "$nproc" \
-      --set "folder.set_name=unlabelled_$(basename "$dir")"
+      --set folder.unlabelled=true --set "folder.set_name=$(unlabelled_set "$dir")"
   done
   for name in "${ALL_SETS[@]}"; do
     folders+=("$data_dir/$name")

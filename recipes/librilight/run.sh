@@ -13,10 +13,11 @@ vocab_size=256                                          # word pieces, at most
 INPUT_PATHS+=(librispeech)
 
 source "$ROOT/tools/parse_options.sh"
+PARTS="$train_sets $dev_set $test_sets"
 source "$ROOT/tools/recipe.sh"
 
-run_stage 0 prepare_corpus librispeech "$librispeech"
-run_stage 0 prepare_sets librilight
+run_stage 0 prepare_corpus librispeech "$librispeech" --set "parts=[${PARTS// /, }]"
+run_stage 0 prepare_sets librilight --set "parts=[${pretrain_sets// /, }]"
 run_stage 1 extract_features
 run_stage 2 train_tokenizer
 run_stage 3 pretrain_encoder
