@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from w2vbert_asr.batch import lengths_to_pad_mask
+from w2vbert_asr.modules.dropout import Dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class LSTMDecoder(nn.Module):
             dropout=config.dropout if config.num_layers > 1 else 0.0,
             batch_first=True,
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, token_lens: Tensor) -> Tensor:
         """tokens (B, U), token_lens (B,) -> (B, U + 1, H): row u has seen the start and the first u tokens.
