@@ -35,6 +35,15 @@ def test_order_and_grouping_do_not_matter() -> None:
         np.testing.assert_allclose(other.std, forward.std, rtol=1e-6)
 
 
+def test_merged_parts_equal_the_whole() -> None:
+    feats = utterances()
+    whole = FeatureStats.accumulate(feats)
+    merged = FeatureStats.merge(FeatureStats.accumulate(part) for part in (feats[:3], feats[3:30], feats[30:]))
+    assert merged.count == whole.count
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-5)
+    np.testing.assert_allclose(merged.std, whole.std, rtol=1e-4)
+
+
 def test_normalized_features_have_mean_0_and_deviation_1() -> None:
     feats = utterances()
     normalized = FeatureStats.accumulate(feats).normalize(torch.cat(feats))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,18 @@ class FeatureStats:
         if total is None:
             raise DataError("feature statistics: no utterance at all; the data directory has no usable audio")
         return total.stats()
+
+    @classmethod
+    def merge(cls, parts: Iterable[FeatureStats]) -> FeatureStats:
+        """The statistics over the frames of all parts together."""
+        sums = [part._sums() for part in parts]
+        return functools.reduce(FeatureSums.__add__, sums).stats()
+
+    def _sums(self) -> FeatureSums:
+        mean, std = self.mean.double(), self.std.double()
+        return FeatureSums(
+            count=self.count, total=mean * self.count, squares=(std.square() + mean.square()) * self.count
+        )
 
     def normalize(self, feats: Tensor) -> Tensor:
         """(..., F) -> (..., F) with mean 0 and standard deviation 1 over the training set."""
