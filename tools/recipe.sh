@@ -197,7 +197,7 @@ decode_sets() {
 }
 
 score_sets() {
-  local name experiments=("$ASR_EXP")
+  local name
   for name in "${TEST_SETS[@]}"; do
     require 0 "$data_dir/$name/text"
   done
@@ -208,8 +208,8 @@ score_sets() {
   for name in "${TEST_SETS[@]}"; do
     run w2vbert score --ref "$data_dir/$name/text" --hyp "$DECODE_DIR/$name/text" --out "$DECODE_DIR/$name"
   done
-  [[ ! -d $PRETRAIN_EXP ]] || experiments+=("$PRETRAIN_EXP")
-  run w2vbert report "${experiments[@]}"
+  [[ ! -d $PRETRAIN_EXP ]] || run w2vbert report "$PRETRAIN_EXP"
+  run w2vbert report "$ASR_EXP"
   for name in "${TEST_SETS[@]}"; do
     print_wer "$tag $name" "$DECODE_DIR/$name/wer.json"
   done
