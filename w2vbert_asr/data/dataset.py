@@ -23,7 +23,6 @@ from w2vbert_asr.data import batching
 from w2vbert_asr.data.batching import Item, Piece
 from w2vbert_asr.data.collate import collate
 from w2vbert_asr.data.features import FeatureReader
-from w2vbert_asr.data.kaldi_dir import read
 from w2vbert_asr.errors import DataError
 from w2vbert_asr.features.augment import SpecAugmentConfig, spec_augment
 from w2vbert_asr.features.stats import FeatureStats

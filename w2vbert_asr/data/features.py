@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import kaldiio
 import torch
 from torch import Tensor
 
-from w2vbert_asr.data.audio import perturb_speed, read_audio
+from w2vbert_asr.data.archive import read_feats
 from w2vbert_asr.data.kaldi_dir import DataDir, Utterance, read
+from w2vbert_asr.data.online import online_feats, speed_prefix
 from w2vbert_asr.errors import DataError, summarize
-from w2vbert_asr.features.fbank import FbankConfig, fbank
+from w2vbert_asr.features.fbank import FbankConfig
 
 
 class FeatureReader:
@@ -27,7 +27,7 @@ class FeatureReader:
     def __init__(self, folders: Sequence[Path], *, online: bool, speeds: Sequence[float] = (1.0,)) -> None:
         dirs = [read(folder) for folder in folders]
         entries = [
-            (_prefix(speed) + utterance.utt_id, utterance, data, speed)
+            (speed_prefix(speed) + utterance.utt_id, utterance, data, speed)
             for data in dirs
             for utterance in data.utterances()
             for speed in (speeds if online else (1.0,))
@@ -39,7 +39,7 @@ class FeatureReader:
             raise DataError(f"{len(twice)} utterance(s) stand in two of the data directories:\n{summarize(twice)}")
         self.online = online
         self._entries = entries
-        self.speakers = [_prefix(speed) + utterance.speaker for _, utterance, _, speed in entries]
+        self.speakers = [speed_prefix(speed) + utterance.speaker for _, utterance, _, speed in entries]
         self.texts = [utterance.text for _, utterance, _, _ in entries]
         self.num_frames = [self._count(utterance, data, speed) for _, utterance, data, speed in entries]
 
@@ -59,36 +59,20 @@ class FeatureReader:
         utt_id, utterance, data, speed = self._entries[index]
         if self.online:
             return self._compute(utterance, data, speed)
-        try:
-            feats = torch.from_numpy(kaldiio.load_mat(_located(utterance.feats or "", data.path)).copy())
-        except (OSError, ValueError, EOFError, AssertionError) as error:
-            raise DataError(f"{utterance.feats}: {utt_id} cannot be read ({error}); run stage 1 again") from error
+        feats = torch.from_numpy(read_feats(utterance.feats or "", data.path, utt_id))
         if len(feats) != self.num_frames[index]:
             raise DataError(
                 f"{utterance.feats}: {utt_id} has {len(feats)} frames, utt2num_frames says {self.num_frames[index]}; "
                 "run stage 1 again"
             )
-        return feats.float()
+        return feats
 
     def _compute(self, utterance: Utterance, data: DataDir, speed: float) -> Tensor:
-        config = FbankConfig()
-        samples = read_audio(
+        return online_feats(
             data.audio_path(utterance.rec_id),
-            config.sample_rate,
-            utterance.start,
-            utterance.end,
-            utterance.num_samples,
+            FbankConfig(),
+            start=utterance.start,
+            end=utterance.end,
+            num_samples=utterance.num_samples,
+            speed=speed,
         )
-        if speed != 1.0:
-            samples = perturb_speed(samples, speed)
-        return fbank(torch.from_numpy(samples), config.sample_rate)
-
-
-def _prefix(speed: float) -> str:
-    return "" if speed == 1.0 else f"sp{speed:g}-"
-
-
-def _located(feats: str, folder: Path) -> str:
-    """Where an archive is: as feats.scp says, or beside feats.scp if the folder has been moved."""
-    path, _, offset = feats.rpartition(":")
-    return feats if Path(path).exists() else f"{folder / Path(path).name}:{offset}"

@@ -1,0 +1,122 @@
+"""`w2vbert finetune`: the transducer, from a pre-trained encoder, from another transducer, or from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from w2vbert_asr import config as configuration
+from w2vbert_asr import model_folder
+from w2vbert_asr.batch import Batch
+from w2vbert_asr.commands import experiment
+from w2vbert_asr.data.dataset import Corpus, DataConfig, EvalLoader, TrainLoader
+from w2vbert_asr.features.augment import SpecAugmentConfig
+from w2vbert_asr.models.encoder import EncoderConfig
+from w2vbert_asr.models.transducer import Transducer, TransducerConfig
+from w2vbert_asr.scoring import score
+from w2vbert_asr.search import SearchConfig, search
+from w2vbert_asr.text.tokenizer import Tokenizer
+from w2vbert_asr.training.distributed import open_world
+from w2vbert_asr.training.optimizer import OptimizerConfig, Part, freeze
+from w2vbert_asr.training.run import TrainerConfig
+from w2vbert_asr.training.trainer import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The run configuration of fine-tuning.
+
+    init: where to start from; the encoder's sizes and the feature statistics are then those of that model, and init_parts
+    (encoder, projection, decoder, joiner, ctc) says what of it is loaded. encoder_optimizer: of the encoder, optimizer: of
+    the rest. freeze: name prefixes that are not trained (encoder.subsampling is the feature encoder).
+    """
+
+    train: tuple[Path, ...]
+    dev: Path
+    out: Path
+    tokenizer: Path
+    init: Path | None = None
+    init_parts: tuple[str, ...] = ("encoder",)
+    model: TransducerConfig = field(default_factory=TransducerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    encoder_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(peak_lr=3e-4))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(peak_lr=1e-3))
+    freeze: tuple[str, ...] = ()
+    trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(criterion="wer"))
+
+
+def run(config: Config) -> dict[str, object]:
+    """Train; dev loss and greedy dev WER choose the checkpoints that are kept for `w2vbert average`."""
+    trainer = config.trainer
+    with open_world(trainer.device) as world:
+        torch.manual_seed(trainer.seed)
+        tokenizer = Tokenizer(config.tokenizer)
+        saved = model_folder.read(config.init) if config.init else None
+        if saved is not None:
+            encoder = _encoder_of(saved, config.model.encoder)
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+        model = Transducer(config.model, tokenizer.vocab_size, tokenizer.blank_id)
+        if saved is None:
+            stats, init = experiment.training_stats(config.train), None
+        else:
+            stats = saved.stats
+            init = experiment.load_parts(model, saved.weights, config.init_parts, saved.source)
+        freeze(model, config.freeze)
+        corpus = Corpus(config.train, config.data, stats, tokenizer, config.data.speeds)
+        loader = TrainLoader(
+            corpus,
+            config.data,
+            seed=trainer.seed,
+            packed=False,
+            blank_id=tokenizer.blank_id,
+            augment=config.augment,
+            rank=world.rank,
+            world_size=world.size,
+        )
+        dev_corpus = Corpus([config.dev], config.data, stats, tokenizer)
+        dev = EvalLoader(dev_corpus, config.data, packed=False, blank_id=tokenizer.blank_id)
+        references = dict(zip(dev_corpus.utt_ids, dev_corpus.texts, strict=True))
+        parts = {
+            "encoder": Part(config=config.encoder_optimizer, prefixes=("encoder.",)),
+            "rest": Part(config=config.optimizer),
+        }
+        result = train(
+            model,
+            loader,
+            dev,
+            config=trainer,
+            optimizers=parts,
+            out=config.out,
+            resolved=configuration.to_dict(config),
+            digests={"dev": dev.digest, "tokenizer": tokenizer.digest},
+            measure=lambda trained, batch: greedy_errors(trained, batch, references, tokenizer),
+            prepare=lambda: experiment.write_files(config.out, stats, config.tokenizer, init),
+            world=world,
+        )
+    return {"step": result.step, "best": result.best}
+
+
+def greedy_errors(
+    model: nn.Module, batch: Batch, references: Mapping[str, str], tokenizer: Tokenizer
+) -> dict[str, tuple[float, float]]:
+    """Sums and counts of greedy search on a batch: `wer` in percent, and the share of empty hypotheses."""
+    assert isinstance(model, Transducer)
+    with torch.inference_mode():
+        found = search(model, *model.encode(batch.feats, batch.feat_lens), SearchConfig(name="greedy"))
+    texts = [tokenizer.decode(best[0].tokens) for best in found]
+    counts = score({utt_id: references[utt_id] for utt_id in batch.utt_ids}, dict(zip(batch.utt_ids, texts, strict=True)))
+    empty = sum(not text for text in texts)
+    return {"wer": (100.0 * counts.errors, counts.ref_words), "empty_share": (empty, len(texts))}
+
+
+def _encoder_of(saved: model_folder.SavedModel, wanted: EncoderConfig) -> EncoderConfig:
+    """The encoder of a saved model, with the dropout and the checkpointing that this run asks for."""
+    encoder = configuration.from_dict(EncoderConfig, saved.model["encoder"], str(saved.path))
+    block = dataclasses.replace(encoder.block, dropout=wanted.block.dropout)
+    return dataclasses.replace(encoder, block=block, checkpoint_blocks=wanted.checkpoint_blocks)

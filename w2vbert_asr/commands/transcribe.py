@@ -1,0 +1,39 @@
+"""`w2vbert transcribe`: audio files to text."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from w2vbert_asr.errors import DataError, summarize
+from w2vbert_asr.recognizer import load_model
+from w2vbert_asr.search import SearchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """files: of any format, rate and channel count that soundfile reads."""
+
+    model: Path
+    files: tuple[Path, ...]
+    search: SearchConfig = field(default_factory=SearchConfig)
+    device: str = "auto"
+
+
+def run(config: Config) -> dict[str, object]:
+    """Print a line a file: the text, after the file name where there are several. Unusable files are named at the end."""
+    recognizer = load_model(config.model, config.device, config.search)
+    found: dict[str, object] = {}
+    failed: list[str] = []
+    for file in config.files:
+        try:
+            transcript = recognizer.transcribe(file)
+        except DataError as error:
+            failed.append(str(error))
+            continue
+        found[str(file)] = dataclasses.asdict(transcript)
+        print(f"{file}\t{transcript.text}" if len(config.files) > 1 else transcript.text, flush=True)
+    if failed:
+        raise DataError(f"{len(failed)} of {len(config.files)} files could not be transcribed:\n{summarize(failed)}")
+    return {"transcripts": found}

@@ -1,0 +1,102 @@
+"""The transducer that fine-tuning trains (Graves 2012; Chung et al. 2021, section 4.2).
+
+Encoder, linear-Swish-BatchNorm projection block, LSTM decoder, joiner; optionally a CTC head on the encoder.
+
+Dimension letters: B batch, T frames (40 ms), F mel bins, E projection, U tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from w2vbert_asr.batch import Batch, lengths_to_pad_mask
+from w2vbert_asr.losses.output import LossOutput, LossTerm
+from w2vbert_asr.losses.transducer import joint_transducer_loss
+from w2vbert_asr.models.decoder import DecoderConfig, LSTMDecoder
+from w2vbert_asr.models.encoder import Encoder, EncoderConfig
+from w2vbert_asr.models.joiner import Joiner, JoinerConfig
+from w2vbert_asr.modules.batch_norm import MaskedBatchNorm
+from w2vbert_asr.modules.dropout import Dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransducerConfig:
+    """projection_dim: E, of the projection block. ctc_weight: of the auxiliary CTC loss (Graves et al. 2006); 0 leaves
+    its head out, as in the paper."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    projection_dim: int = 640
+    projection_dropout: float = 0.0
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    joiner: JoinerConfig = field(default_factory=JoinerConfig)
+    ctc_weight: float = 0.0
+
+
+class ProjectionBlock(nn.Module):
+    """Linear, Swish, BatchNorm over valid frames (Zhang et al. 2020, section 4.1), dropout."""
+
+    def __init__(self, input_dim: int, output_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(input_dim, output_dim)
+        self.norm = MaskedBatchNorm(output_dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, pad_mask: Tensor) -> Tensor:
+        """(B, T, D), (B, T) True at padding -> (B, T, E)."""
+        return self.dropout(self.norm(F.silu(self.linear(x)), pad_mask))  # type: ignore[no-any-return]
+
+
+class Transducer(nn.Module):
+    """Batch -> LossOutput in training; `encode`, `decoder` and `joiner` in search."""
+
+    def __init__(self, config: TransducerConfig, vocab_size: int, blank_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.blank_id = blank_id
+        self.encoder = Encoder(config.encoder)
+        self.projection = ProjectionBlock(self.encoder.output_dim, config.projection_dim, config.projection_dropout)
+        self.decoder = LSTMDecoder(vocab_size, blank_id, config.decoder)
+        self.joiner = Joiner(config.projection_dim, config.decoder.hidden_dim, vocab_size, config.joiner)
+        if config.ctc_weight:
+            self.ctc = nn.Linear(self.encoder.output_dim, vocab_size)
+
+    def encode(self, feats: Tensor, feat_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B,) -> encoder_out (B, ceil(T / 4), E), encoder_out_lens (B,)."""
+        encoded, lens = self.encoder(feats, feat_lens)
+        return self.projection(encoded, lengths_to_pad_mask(lens, encoded.shape[1])), lens
+
+    def forward(self, batch: Batch, seed: int, step: int) -> LossOutput:
+        """The losses of a batch, as sums over utterances counted in tokens.
+
+        Nothing is drawn here but dropout, which the trainer seeds; `seed` and `step` belong to the models' common form.
+        """
+        encoded, lens = self.encoder(batch.feats, batch.feat_lens)
+        projected = self.projection(encoded, lengths_to_pad_mask(lens, encoded.shape[1]))
+        losses = joint_transducer_loss(
+            self.joiner.project_encoder(projected),
+            self.joiner.project_decoder(self.decoder(batch.tokens, batch.token_lens)),
+            self.joiner.output.weight,
+            self.joiner.output.bias,
+            batch.tokens,
+            lens,
+            batch.token_lens,
+            self.blank_id,
+        )
+        count = batch.token_lens.sum()
+        terms = {"transducer": LossTerm(losses.sum(), count)}
+        if self.config.ctc_weight:
+            terms["ctc"] = LossTerm(self._ctc_loss(encoded, lens, batch), count, self.config.ctc_weight)
+        return LossOutput(terms)
+
+    def _ctc_loss(self, encoded: Tensor, lens: Tensor, batch: Batch) -> Tensor:
+        """Sum over the utterances that CTC can align (it needs a frame for every token); the others add nothing."""
+        with torch.autocast(encoded.device.type, enabled=False):
+            log_probs = torch.log_softmax(self.ctc(encoded.float()), dim=-1).transpose(0, 1)
+        return F.ctc_loss(
+            log_probs, batch.tokens, lens, batch.token_lens, self.blank_id, reduction="sum", zero_infinity=True
+        )

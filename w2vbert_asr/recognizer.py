@@ -1,0 +1,109 @@
+"""A model folder in use: audio in, text out.
+
+Dimension letters: N samples, B batch, T frames, F mel bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from w2vbert_asr import model_folder
+from w2vbert_asr.data.audio import read_audio, resample
+from w2vbert_asr.errors import ConfigError
+from w2vbert_asr.features.fbank import FbankConfig, fbank
+from w2vbert_asr.features.stats import FeatureStats
+from w2vbert_asr.models.transducer import Transducer
+from w2vbert_asr.search import Hypothesis, SearchConfig, search
+from w2vbert_asr.text.tokenizer import Tokenizer
+
+FRAME_SECONDS = 0.04  # of an encoder frame
+_MIN_FRAMES = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """text: the words. tokens: word pieces. times: seconds at which each was emitted. score: natural log probability."""
+
+    text: str
+    tokens: tuple[str, ...]
+    times: tuple[float, ...]
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognizer:
+    """A transducer with its features, word pieces and search. Not thread-safe: use one for each thread."""
+
+    model: Transducer
+    tokenizer: Tokenizer
+    stats: FeatureStats
+    device: torch.device
+    config: SearchConfig
+
+    def transcribe(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Transcript:
+        """The best transcript of a file, or of samples in [-1, 1] at `sample_rate`: (N,) or (N, channels).
+
+        A file may have any format, rate and channel count that soundfile reads. AudioError for one that cannot be used.
+        """
+        rate = FbankConfig().sample_rate
+        if isinstance(audio, str | Path):
+            samples = read_audio(Path(audio), rate)
+        else:
+            if sample_rate is None:
+                raise ConfigError("transcribe: samples need their sample_rate in Hz")
+            samples = np.asarray(audio, dtype=np.float32)
+            samples = samples.mean(axis=1) if samples.ndim == 2 else samples
+            samples = resample(samples, sample_rate, rate)
+        feats = fbank(torch.from_numpy(samples), rate)
+        return self.transcript(self.decode([feats])[0][0])
+
+    def decode(self, feats: Sequence[Tensor]) -> list[list[Hypothesis]]:
+        """N-best hypotheses, best first, of some utterances' raw filterbanks (T, F), decoded as one batch."""
+        normalized = [self.stats.normalize(one) for one in feats]
+        lens = torch.tensor([len(one) for one in normalized])
+        if int(lens.min()) < _MIN_FRAMES:
+            spoken = [index for index, one in enumerate(normalized) if len(one) >= _MIN_FRAMES]
+            found = iter(self.decode([feats[index] for index in spoken])) if spoken else iter(())
+            silence = Hypothesis(tokens=(), score=0.0, times=(), capped=False)
+            return [next(found) if index in set(spoken) else [silence] for index in range(len(feats))]
+        padded = torch.nn.utils.rnn.pad_sequence(normalized, batch_first=True)
+        with torch.inference_mode():
+            encoder_out, encoder_out_lens = self.model.encode(padded.to(self.device), lens.to(self.device))
+            return search(self.model, encoder_out, encoder_out_lens, self.config)
+
+    def transcript(self, hypothesis: Hypothesis) -> Transcript:
+        """A hypothesis in words."""
+        return Transcript(
+            text=self.tokenizer.decode(hypothesis.tokens),
+            tokens=tuple(self.tokenizer.pieces(hypothesis.tokens)),
+            times=tuple(round(frame * FRAME_SECONDS, 3) for frame in hypothesis.times),
+            score=hypothesis.score,
+        )
+
+
+def load_model(folder: str | Path, device: str = "auto", search: SearchConfig | None = None) -> Recognizer:
+    """The recogniser of a model folder, or of an experiment's newest checkpoint."""
+    saved = model_folder.read(Path(folder))
+    chosen = pick_device(device)
+    return Recognizer(
+        model=saved.transducer().to(chosen),
+        tokenizer=saved.tokenizer(),
+        stats=saved.stats,
+        device=chosen,
+        config=search or SearchConfig(),
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """cpu, cuda, or auto: cuda where there is one. ConfigError for anything else."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {name!r}: expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: torch finds no CUDA device here; use --device cpu, or see `w2vbert doctor`")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
