@@ -6,10 +6,11 @@ tables are in byte order (the order of LC_ALL=C), which is the order of Python's
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -56,9 +57,7 @@ def read_table(path: Path, parse: Callable[[str], V], problems: list[Problem], e
     records: dict[str, V] = {}
     rejected: set[str] = set()
     repeated: dict[str, list[int]] = {}
-    for number, line in enumerate(_read_lines(path, problems, encoding), 1):
-        if line is None:
-            continue
+    for number, line in _read_lines(path, problems, encoding):
         key, _, value = line.partition(" ")
         if not key or "\t" in key:  # blanks before the id, or a tab behind it
             key, *rest = _BLANKS.split(line.strip(" \t"), maxsplit=1)
@@ -86,8 +85,8 @@ def read_table(path: Path, parse: Callable[[str], V], problems: list[Problem], e
 def line_numbers(path: Path, keys: Iterable[str], encoding: str = "utf-8") -> dict[str, int]:
     """id -> the first line that it stands on. A second pass over the file, so that only defects pay for it."""
     wanted, found = set(keys), dict[str, int]()
-    for number, line in enumerate(_read_lines(path, [], encoding) if wanted else (), 1):
-        key = _BLANKS.split(line.strip(" \t"), maxsplit=1)[0] if line else ""
+    for number, line in _read_lines(path, [], encoding) if wanted else ():
+        key = _BLANKS.split(line.strip(" \t"), maxsplit=1)[0]
         if key in wanted:
             found.setdefault(key, number)
     return found
@@ -131,15 +130,14 @@ def parse_text(value: str) -> str:
 
 def parse_word(value: str) -> str:
     """Exactly one field behind the id."""
-    found = len(_BLANKS.split(value)) if value else 0
-    if found != 1:
-        raise ValueError(f"expected 2 fields, found {found + 1}")
+    if not value or " " in value or "\t" in value:
+        raise ValueError(f"expected 2 fields, found {len(value.split()) + 1}")
     return sys.intern(value)
 
 
 def parse_seconds(value: str) -> float:
     """A positive finite number."""
-    number = _number(parse_word(value), "seconds")
+    number = _number(value, "seconds")
     if number <= 0:
         raise ValueError(f"expected more than 0 seconds, found {value}")
     return number
@@ -147,9 +145,10 @@ def parse_seconds(value: str) -> float:
 
 def parse_count(value: str) -> int:
     """A positive whole number."""
-    if not (parse_word(value).isascii() and value.isdigit() and 0 < len(value) < 19 and int(value) > 0):
+    number = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else 0
+    if number == 0:
         raise ValueError(f"expected a positive whole number, found {value[:60]!r}")
-    return int(value)
+    return number
 
 
 def parse_segment(value: str) -> Segment:
@@ -184,48 +183,54 @@ def _number(text: str, name: str) -> float:
 # --- bytes -> lines ---------------------------------------------------------------------------------------------------
 
 
-def _read_lines(path: Path, problems: list[Problem], encoding: str) -> list[str | None]:
-    """The lines of a file; None for one that is not text. How they were read goes to `problems`."""
+def _read_lines(path: Path, problems: list[Problem], encoding: str) -> Iterator[tuple[int, str]]:
+    """(number, line without its end) of a file, lines that are not text left out; how it was read goes to `problems`.
+
+    One line at a time: a table of a million lines is held once, as what was parsed of it.
+    """
 
     def report(kind: str, severity: Literal["error", "note"], line: int | None, message: str) -> None:
         problems.append(Problem(kind, severity, path.name, line, message))
 
     require_regular(path)
-    data = path.read_bytes()
-    if encoding == "utf-8" and data.startswith(_UTF16):
-        report(
-            "encoding",
-            "error",
-            1,
-            f"byte 1 is {data[0]:#04x}: UTF-16, not UTF-8; `w2vbert fix --encoding utf-16` converts it",
-        )
-        return []
-    if data.startswith(_BOM):
-        report("bom", "note", None, "begins with a byte order mark, passed over")
-        data = data[len(_BOM) :]
-    try:
-        lines: list[str | None] = list(data.decode(encoding).split("\n"))
-    except UnicodeDecodeError:
-        lines = [_decode(line, number, encoding, report) for number, line in enumerate(data.split(b"\n"), 1)]
-    if lines[-1] == "":
-        lines.pop()
-    elif data:
-        report("no_final_newline", "note", len(lines), "no line end at the end of the file")
-    if b"\r" in data:
+    number, crlf, ended = 0, False, True
+    with open(path, "rb") as raw:
+        head = raw.read(3)
+        if encoding == "utf-8" and head.startswith(_UTF16):
+            message = f"byte 1 is {head[0]:#04x}: UTF-16, not UTF-8; `w2vbert fix --encoding utf-16` converts it"
+            return report("encoding", "error", 1, message)
+        if encoding == "utf-8" and head == _BOM:
+            report("bom", "note", None, "begins with a byte order mark, passed over")
+        else:
+            raw.seek(0)
+        text = io.TextIOWrapper(raw, encoding, errors="surrogateescape", newline="\n")
+        try:
+            for number, line in enumerate(text, 1):
+                ended = line.endswith("\n")
+                if line.endswith("\r\n") or (not ended and line.endswith("\r")):
+                    crlf = True
+                line = line.rstrip("\r\n")
+                fault = None if line.isascii() else _undecoded(line, encoding)
+                if fault is None:
+                    yield number, line
+                else:
+                    report("encoding", "error", number, fault)
+        except UnicodeDecodeError as error:  # of encodings with more than one byte a character
+            report("encoding", "error", number + 1, f"not {encoding.upper()} ({error.reason}); give another --encoding")
+    if not ended:
+        report("no_final_newline", "note", number, "no line end at the end of the file")
+    if crlf:
         report("crlf", "note", None, "has Windows line ends (CRLF), read as line ends")
-        lines = [line.removesuffix("\r") if line else line for line in lines]
-    return lines
 
 
-def _decode(
-    line: bytes, number: int, encoding: str, report: Callable[[str, Literal["error"], int, str], None]
-) -> str | None:
+def _undecoded(line: str, encoding: str) -> str | None:
+    """What to say of a line with a byte that is not text, which surrogateescape has kept as a lone surrogate."""
     try:
-        return line.decode(encoding)
-    except UnicodeDecodeError as error:
-        message = (
-            f"byte {error.start + 1} of the line ({line[error.start]:#04x}) is not {encoding.upper()}; "
-            "save the file as UTF-8, or `w2vbert fix --encoding latin-1` (or what it is) converts it"
+        line.encode()
+    except UnicodeEncodeError as error:
+        byte = len(line[: error.start].encode(encoding)) + 1
+        return (
+            f"byte {byte} of the line ({ord(line[error.start]) - 0xDC00:#04x}) is not {encoding.upper()}; save "
+            "the file as UTF-8, or `w2vbert fix --encoding latin-1` (or what it is) converts it"
         )
-        report("encoding", "error", number, message)
-        return None
+    return None
