@@ -45,7 +45,7 @@ EXTRAS = {
         "types-PyYAML": "",  # stubs: nothing to import
         "types-tqdm": "",
     },
-    "bench": {**PEERS, "lhotse": "lhotse"},
+    "bench": {**PEERS, "lhotse": "lhotse", "urllib3": "urllib3"},
 }
 _TORCHAUDIO_REMEDY = (
     "install torch and torchaudio from one index, both with CUDA or both for the CPU (torchaudio from the default "
