@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from w2vbert_asr.corpora.folder import FolderConfig
 from w2vbert_asr.corpora.librispeech import LibriSpeechSet
+from w2vbert_asr.corpora.mini import MiniConfig
 from w2vbert_asr.corpora.raw import RawUtterance, write_sets
 from w2vbert_asr.errors import ConfigError, DataError
 
@@ -27,7 +29,9 @@ class Config:
     max_duration: float = 32.0  # librilight: seconds of an utterance
     dev_utterances: int = 100  # an4: about so many training utterances, by whole speakers
     table: Path | None = None  # folder: transcripts
+    folder: FolderConfig = field(default_factory=FolderConfig)
     seed: int = 0  # mini
+    mini: MiniConfig = field(default_factory=MiniConfig)
 
     def problems(self) -> list[str]:
         found = [f"num_jobs: expected 0 or more, found {self.num_jobs}"] if self.num_jobs < 0 else []
@@ -39,7 +43,7 @@ class Config:
             found.append("max_duration and dev_utterances: expected more than 0")
         for entry in fields(self):
             users = _USERS.get(entry.name)
-            default = {} if entry.name == "sets" else entry.default
+            default = entry.default if entry.default_factory is MISSING else entry.default_factory()
             if users and self.corpus not in users and getattr(self, entry.name) != default:
                 found.append(f"{entry.name}: only for {' and '.join(users)}, not for {self.corpus}")
         return found
@@ -53,7 +57,9 @@ _USERS = {
     "max_duration": ("librilight",),
     "dev_utterances": ("an4",),
     "table": ("folder",),
+    "folder": ("folder",),
     "seed": ("mini",),
+    "mini": ("mini",),
 }
 
 
@@ -62,7 +68,7 @@ def run(config: Config) -> dict[str, object]:
     if config.corpus == "mini":
         from w2vbert_asr.corpora import mini
 
-        result = mini.make(config.out, config.seed, config.num_jobs)
+        result = mini.make(config.out, config.seed, config.num_jobs, config.mini)
     else:
         if config.source is None:
             raise ConfigError(f"source: name the folder of {config.corpus}")
@@ -103,7 +109,7 @@ def _an4(config: Config, source: Path) -> Sets:
 def _folder(config: Config, source: Path) -> Sets:
     from w2vbert_asr.corpora import folder
 
-    return folder.read(source, config.table)
+    return folder.read(source, config.table, config.folder)
 
 
 READERS: dict[str, Callable[[Config, Path], Sets]] = {
