@@ -14,7 +14,7 @@ fail() {
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
-stamp=$venv/installed # "unfinished", or the digest and the extras of what is installed
+stamp=$venv/installed # the digest and the extras of what is installed; "unfinished" while pip is at work
 python=${PYTHON:-python3}
 
 before=""
@@ -48,11 +48,14 @@ clear=()
 [[ $before != unfinished ]] || clear=(--clear)
 "$python" -m venv "${clear[@]}" "$venv" >&2 ||
   fail "$python cannot make a virtual environment (Debian: apt-get install python3-venv)"
-echo unfinished >"$stamp"
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
   fail "$venv has no pip (Debian: apt-get install python3-venv); remove $venv and run this again"
-"$venv/bin/python" -m pip install --disable-pip-version-check -c "$root/constraints.txt" -e "${root}[$extras]" >&2 ||
+echo unfinished >"$stamp" # whoever is killed here leaves packages by halves
+"$venv/bin/python" -m pip install --disable-pip-version-check -c "$root/constraints.txt" -e "${root}[$extras]" >&2 || {
+  rm "$stamp"
   fail "pip could not install the dependencies (above: why); it needs a package index that it can reach, and disk space"
+}
+rm "$stamp"
 "$venv/bin/w2vbert" doctor --set "extras=[$extras]" >&2 ||
   fail "what was installed does not work (above: what); run this again, or remove $venv first"
 echo "$digest $extras" >"$stamp"

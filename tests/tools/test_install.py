@@ -12,25 +12,28 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Makes a virtual environment whose python and w2vbert record their arguments, and fail where $FAIL_AT names them.
-PYTHON = f"""#!/usr/bin/env bash
+# Makes a virtual environment whose python and w2vbert record their arguments, fail where $FAIL_AT names them, and kill
+# the installer where $KILL_AT does.
+PYTHON = r"""#!/usr/bin/env bash
 set -eu
 case $1 in
-  -c) exec {sys.executable} "$@" ;;
-  --version) echo Python 3.9.0 ;;
+  -c) exec "$REAL_PYTHON" "$@" ;;
   -m)
-    [[ ${{FAIL_AT-}} != venv ]] || exit 1
-    venv=${{@: -1}}
+    [[ ${FAIL_AT-} != venv ]] || exit 1
+    venv=${@: -1}
     [[ " $* " != *" --clear "* ]] || rm -r "$venv"
     mkdir -p "$venv/bin"
     for name in python w2vbert; do
-      printf '#!/usr/bin/env bash\\necho "%s $*" >>"$CALLS"\\n[[ "$*" != *"${{FAIL_AT-nothing}}"* ]]\\n' $name \\
-        >"$venv/bin/$name"
-      chmod +x "$venv/bin/$name"
+      ln -sf "$RECORDER" "$venv/bin/$name"
     done
     echo "venv $*" >>"$CALLS"
     ;;
 esac
+"""
+RECORDER = r"""#!/usr/bin/env bash
+echo "$(basename "$0") $*" >>"$CALLS"
+[[ "$*" != *"${KILL_AT-nothing}"* ]] || kill -9 $PPID
+[[ "$*" != *"${FAIL_AT-nothing}"* ]]
 """
 
 
@@ -41,12 +44,20 @@ class Checkout:
         (self.root / "tools").mkdir(parents=True)
         for name in ("tools/install.sh", "setup.py", "constraints.txt"):
             shutil.copy(ROOT / name, self.root / name)
-        self.python = folder / "python"
-        self.python.write_text(PYTHON)
-        self.python.chmod(0o755)
+        self.python, self.recorder = folder / "python", folder / "recorder"
+        for path, text in ((self.python, PYTHON), (self.recorder, RECORDER)):
+            path.write_text(text)
+            path.chmod(0o755)
 
     def install(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": os.environ["PATH"], "PYTHON": str(self.python), "CALLS": str(self.calls_file), **env}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHON": str(self.python),
+            "REAL_PYTHON": sys.executable,
+            "RECORDER": str(self.recorder),
+            "CALLS": str(self.calls_file),
+            **env,
+        }
         command = ["bash", "-c", 'umask 077 && exec "$0" "$@"', str(self.root / "tools/install.sh"), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -98,7 +109,15 @@ def test_what_fails_is_said_and_done_again(checkout: Checkout, fail_at: str, mes
     checkout.calls()
     assert checkout.install().returncode == 0
     calls = checkout.calls()
-    assert len(calls) == 4 and ("--clear" in calls[0]) == (fail_at != "venv")
+    assert len(calls) == 4 and "--clear" not in calls[0]
+
+
+def test_packages_by_halves_are_cleared_away(checkout: Checkout) -> None:
+    assert checkout.install(KILL_AT="pip install").returncode == -9
+    checkout.calls()
+    assert checkout.install().returncode == 0
+    calls = checkout.calls()
+    assert len(calls) == 4 and "--clear" in calls[0]
 
 
 def test_python_is_missing_or_too_old(checkout: Checkout) -> None:
