@@ -83,7 +83,7 @@ def _inspect_trimmed(piece: Piece) -> Inspection:
             overrun = piece.end - audio_info(piece.path).duration
         except DataError:
             overrun = 0.0  # inspect says what is wrong
-        if 0 < overrun <= MAX_OVERRUN:
+        if 0 < overrun <= MAX_OVERRUN + 1e-6:  # 2.1 - 2.0 is a little more than 0.1
             piece = replace(piece, end=None, num_samples=None)
     return inspect(piece)
 

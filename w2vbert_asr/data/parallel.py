@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -57,37 +58,47 @@ def _in_processes(
     pool = _pool(num_jobs)
     try:
         while todo or pending:
-            while todo and len(pending) < 4 * num_jobs:
-                items = todo.popleft()
-                pending.append((items, pool.submit(_apply, function, items)))
-            items, future = pending.popleft()
             try:
-                result = future.result()
+                while todo and len(pending) < 4 * num_jobs:
+                    pending.append((todo[0], pool.submit(_apply, function, todo[0])))
+                    todo.popleft()
+                result = pending[0][1].result()
+                pending.popleft()
             except BrokenProcessPool as error:
                 if crashed is None:
-                    raise ResourceError(
-                        f"a worker process died ({error}); use fewer --num-jobs if memory is short"
-                    ) from error
+                    advice = "use fewer --num-jobs if memory is short"
+                    raise ResourceError(f"a worker process died ({error}); {advice}") from error
                 # The death took the whole pool with it: the oldest chunk goes again item by item, the rest as it was.
                 pool.shutdown(cancel_futures=True)
                 todo.extendleft(chunk for chunk, _ in reversed(pending))
                 pending.clear()
-                result = [_alone(function, item, crashed) for item in items]
+                result = list(_one_by_one(function, todo.popleft(), crashed))
                 pool = _pool(num_jobs)
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _alone(function: Callable[[A], B], item: A, crashed: Callable[[A], B]) -> B:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(function, item).result()
-        except BrokenProcessPool:
-            return crashed(item)
+def _one_by_one(function: Callable[[A], B], items: Sequence[A], crashed: Callable[[A], B]) -> Iterator[B]:
+    pool = _pool(1)
+    try:
+        for item in items:
+            try:
+                yield pool.submit(function, item).result()
+            except BrokenProcessPool:
+                pool.shutdown()
+                pool = _pool(1)
+                yield crashed(item)
+    finally:
+        pool.shutdown()
 
 
 def _pool(num_jobs: int) -> ProcessPoolExecutor:
     # A fork copies locks that other threads may hold; a fresh server process has none.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    return ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context(method))
+    return ProcessPoolExecutor(
+        num_jobs,
+        mp_context=multiprocessing.get_context(method),
+        initializer=signal.signal,  # Ctrl-C is for the parent, which ends its workers
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
