@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+import torch._dynamo  # torch imports it with the first optimizer: once here, not once a child
 
 from w2vbert_asr.errors import UserError
 from w2vbert_asr.training import checkpoint

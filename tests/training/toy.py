@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,7 @@ def run(
     parts: dict[str, Part] | None = None,
     resolved: dict[str, Any] | None = None,
     digests: dict[str, str] | None = None,
+    dev: Iterable[Batch] | None = None,
     **changes: Any,
 ) -> TrainResult:
     """Train a toy model in `out`."""
@@ -135,7 +136,7 @@ def run(
     return train(
         model or ToyModel(),
         ToyLoader(world.rank, world.size),
-        [make_batch(10_000 + i) for i in range(3)],
+        dev or [make_batch(10_000 + i) for i in range(3)],
         config=replace(CONFIG, **changes),
         optimizers=parts or PARTS,
         out=out,

@@ -167,13 +167,22 @@ def require_match(path: Path, found: Tensors, wanted: Tensors) -> None:
 
 
 def prune(exp: Path, keep: Collection[int]) -> None:
-    """Remove the checkpoints of other steps; each disappears at once, under another name, before it is deleted."""
+    """Remove the checkpoints of other steps; each disappears at once, under another name, before it is deleted.
+
+    Raises ResourceError if one cannot be removed.
+    """
     for path in list_checkpoints(exp):
-        if step_of(path) not in keep:
-            doomed = path.with_name(f".{path.name}.doomed")
+        if step_of(path) in keep:
+            continue
+        doomed = path.with_name(f".{path.name}.doomed")
+        try:
             path.rename(doomed)
             fault("checkpoint.pruning")
             shutil.rmtree(doomed)
+        except OSError as error:
+            raise ResourceError(
+                f"{path}: cannot be removed ({error}); mend the folder and run the same again"
+            ) from error
 
 
 def clean(exp: Path) -> None:

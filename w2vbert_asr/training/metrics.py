@@ -56,13 +56,13 @@ class Sums:
 
 
 def means(sums: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
-    """The means of sums and counts added in the given order; what has no count is left out."""
+    """The means of sums and counts added in the given order, by name (`loss` first); what has no count is left out."""
     added: dict[str, tuple[float, float]] = {}
     for one in sums:
         for name, (total, count) in one.items():
             before = added.get(name, (0.0, 0.0))
             added[name] = (before[0] + total, before[1] + count)
-    mean = {name: total / count for name, (total, count) in added.items() if count}
+    mean = {name: total / count for name, (total, count) in sorted(added.items()) if count}
     parts = [value for name, value in mean.items() if name.startswith(_LOSS)]
     loss = {"loss": sum(parts)} if parts else {}
     return loss | {name: value for name, value in mean.items() if not name.startswith(_LOSS)}

@@ -57,8 +57,8 @@ class TrainerConfig:
     keep: newest checkpoints; keep_best: checkpoints with the best `criterion` (a metric of dev), for averaging.
     patience: evaluations without a better one before the run ends; 0 for none. accumulate: global batches an update.
     clip_norm: largest norm of all gradients together. divergence_factor: three log lines in a row with a loss this many
-    times the first one end the run. timeout: seconds that ranks wait for one another. allow_change: resume although the
-    configuration or the data has changed.
+    times that of the first update end the run. timeout: seconds that ranks wait for one another. allow_change: resume
+    although the configuration or the data has changed.
     """
 
     max_steps: int = 1000
@@ -164,6 +164,7 @@ class Run:
             for output in update.outputs:
                 self.sums.add_output(output)
             self.sums.add("grad_norm", update.grad_norm, 1.0)
+            state = state if state.first_loss is not None else replace(state, first_loss=update.loss)
         else:
             restore(self.model, before)
         self.optimizers.zero_grad()
@@ -280,15 +281,15 @@ class Run:
 
     def _watch(self, loss: float) -> None:
         """End a run whose loss stands far above where it began."""
-        first = self.state.first_loss if self.state.first_loss is not None else loss
-        is_high = loss > self.config.divergence_factor * first > 0
+        first = self.state.first_loss
+        is_high = first is not None and loss > self.config.divergence_factor * first > 0
         high_losses = self.state.high_losses + 1 if is_high else 0
-        self.state = replace(self.state, first_loss=first, high_losses=high_losses)
-        if high_losses >= _HIGH_LOSSES:
-            raise NumericsError(
-                f"{self.out}: the loss has stood above {self.config.divergence_factor:g} times its first value "
-                f"({first:.4g}) for {high_losses} log lines, {loss:.4g} at step {self.state.step}; {nonfinite.ADVICE}"
-            )
+        self.state = replace(self.state, high_losses=high_losses)
+        if is_high:
+            alarm = f"the loss, {loss:.4g} at step {self.state.step}, stands far above where it began, {first:.4g}"
+            self.progress.say(f"warning: {alarm}")
+            if high_losses >= _HIGH_LOSSES:
+                raise NumericsError(f"{self.out}: {alarm}, for the last {high_losses} log lines; {nonfinite.ADVICE}")
 
     def _record(self, split: str, metrics: Mapping[str, float]) -> None:
         if self.records is not None:

@@ -17,7 +17,7 @@ class TrainState:
 
     position: global batches consumed. frames: feature frames seen, over all ranks. evaluated: step of the last
     evaluation. best: (score, step), best first, of checkpoints that are kept. best_step: of the best evaluation so far.
-    skipped: steps without update (not finite) of the last 1,000. first_loss: of the first log line. high_losses: log
+    skipped: steps without update (not finite) of the last 1,000. first_loss: of the first update. high_losses: log
     lines in a row whose loss stands far above it. log_size: bytes of log.jsonl. finished: the run is at its end.
     """
 

@@ -8,6 +8,7 @@ without gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -28,10 +29,11 @@ Counts = dict[str, Tensor]
 class Update:
     """Gradients are ready, and clipped, if `finite`. outputs: of this rank's micro-batches, detached.
 
-    frames: over all ranks. stop: the largest signal number that any rank was given, 0 for none.
+    loss: the objective. frames: over all ranks. stop: the largest signal number that any rank was given, 0 for none.
     """
 
     outputs: list[LossOutput]
+    loss: float
     grad_norm: float
     finite: bool
     frames: int
@@ -62,22 +64,30 @@ def compute_gradients(
     """
     world = setting.world
     counts = _count_first(model, batches, step, setting) if len(batches) > 1 else None
-    outputs = []
+    outputs, losses = [], []
     for micro, batch in enumerate(batches):
         with without_sync(model) if micro + 1 < len(batches) else nullcontext():
             output = _forward(model, batch, step, micro, setting)
             if counts is None:
                 counts = _reduce({name: term.count for name, term in output.terms.items()}, world)
             # DistributedDataParallel averages over ranks, and the objective is a sum over them.
-            (_objective(output, counts) * world.size).backward()  # type: ignore[no-untyped-call]
+            objective = _objective(output, counts)
+            (objective * world.size).backward()  # type: ignore[no-untyped-call]
+        losses.append(objective.detach().double())
         outputs.append(_detach(output))
     norm = nn.utils.clip_grad_norm_(parameters, setting.clip_norm)
-    totals = torch.stack([term.total for output in outputs for term in output.terms.values()]).double()
-    report = torch.stack([norm.double(), (~(norm.isfinite() & totals.isfinite().all())).double()])
-    grad_norm, bad = report.tolist()
+    loss, grad_norm = torch.stack([torch.stack(losses).sum(), norm.double()]).tolist()  # the one wait for the device
     frames = sum(int(batch.feat_lens.sum()) for batch in batches)
-    bad, frames, stop = _agree([int(bad), frames, stop], world)
-    return Update(outputs, grad_norm, not bad, frames, stop)
+    every = _gather([loss, float(frames), float(stop)], world)
+    loss = sum(row[0] for row in every)
+    return Update(
+        outputs,
+        loss=loss,
+        grad_norm=grad_norm,
+        finite=math.isfinite(loss) and math.isfinite(grad_norm),
+        frames=sum(int(row[1]) for row in every),
+        stop=max(int(row[2]) for row in every),
+    )
 
 
 def seed_draws(seed: int, step: int, rank: int, micro: int) -> None:
@@ -151,12 +161,11 @@ def _detach(output: LossOutput) -> LossOutput:
     return LossOutput(terms, {name: (a.detach(), b.detach()) for name, (a, b) in output.stats.items()})
 
 
-def _agree(mine: Sequence[int], world: World) -> tuple[int, int, int]:
-    """(any bad, sum of the frames, largest signal) over ranks."""
+def _gather(mine: Sequence[float], world: World) -> list[list[float]]:
+    """The numbers of every rank, in the order of ranks."""
     if world.size == 1:
-        return mine[0], mine[1], mine[2]
-    table = torch.zeros(world.size, 3, dtype=torch.float64, device=world.device)
+        return [list(mine)]
+    table = torch.zeros(world.size, len(mine), dtype=torch.float64, device=world.device)
     table[world.rank] = torch.tensor(mine, dtype=torch.float64)
-    rows = sum_over_ranks(table, world).long()
-    bad, frames, stop = rows[:, 0].max(), rows[:, 1].sum(), rows[:, 2].max()
-    return int(bad), int(frames), int(stop)
+    rows: list[list[float]] = sum_over_ranks(table, world).tolist()
+    return rows

@@ -1,0 +1,113 @@
+"""FAULTS.md T01-T03, T07 and X03, X05, X06: training that leaves the range of sensible numbers, and uneven ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training import toy
+from tests.training.runs import call, call_ranks, differences, usable
+from w2vbert_asr.errors import ConfigError, NumericsError
+from w2vbert_asr.training import checkpoint
+from w2vbert_asr.training.distributed import World
+from w2vbert_asr.training.optimizer import OptimizerConfig, Part
+
+
+def lines(exp: Path, split: str) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
+    return [line for line in found if line["split"] == split]
+
+
+@pytest.mark.parametrize("where", ["nan_losses", "nan_grads"])
+def test_t01_a_bad_batch_changes_nothing(where: str, tmp_path: Path) -> None:
+    model = toy.ToyModel()
+    setattr(model, where, frozenset({6}))
+    toy.run(tmp_path, model, max_steps=8, save_every=1, keep=8, log_every=1)
+    before, after, later = (checkpoint.load(checkpoint.path_of(tmp_path, step)) for step in (6, 7, 8))
+    assert all(torch.equal(after.model[name], one) for name, one in before.model.items())
+    assert all(torch.equal(after.optimizer[name], one) for name, one in before.optimizer.items())
+    assert not torch.equal(later.model["rest.weight"], after.model["rest.weight"])
+    assert after.state.skipped == (6,)
+    assert [line["skipped"] for line in lines(tmp_path, "train")] == [0] * 6 + [1, 0]
+    assert "loss" not in lines(tmp_path, "train")[6]
+    bundle = tmp_path / "nonfinite" / "step-00000006-rank-00000"
+    summary = json.loads((bundle / "bundle.json").read_text())
+    batch = toy.make_batch(6)
+    assert summary["micro_batches"][0]["utt_ids"] == list(batch.utt_ids)
+    assert torch.equal(load_file(bundle / "micro-000.safetensors")["feats"], batch.feats)
+
+
+def test_t01_the_counted_skips_survive_a_kill(tmp_path: Path) -> None:
+    def train(exp: Path) -> None:
+        model = toy.ToyModel()
+        model.nan_losses = frozenset({1, 7, 10})
+        toy.run(exp, model)
+
+    assert call(lambda: train(tmp_path / "whole")) == 0
+    assert call(lambda: train(tmp_path / "killed"), fault="checkpoint.pruning:kill:1") < 0
+    assert call(lambda: train(tmp_path / "killed")) == 0
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+    assert checkpoint.read_state(checkpoint.newest(tmp_path / "killed")).skipped == (1, 7, 10)
+
+
+def test_t02_eleven_bad_batches_end_the_run(tmp_path: Path) -> None:
+    model = toy.ToyModel()
+    model.nan_losses = frozenset(range(5, 100))
+    with pytest.raises(NumericsError, match=r"11 of the last 1000 steps were not finite.*step 16; lower the peak"):
+        toy.run(tmp_path, model, eval_every=100)
+    assert usable(tmp_path)[0] == 8
+    weights = checkpoint.load_weights(checkpoint.newest(tmp_path))
+    assert all(torch.isfinite(one).all() for one in weights.values())
+
+
+@pytest.mark.parametrize("where", ["nan_losses", "nan_grads"])
+def test_t03_bad_on_one_rank_skips_on_all(where: str, tmp_path: Path) -> None:
+    def on_rank(world: World) -> None:
+        model = toy.ToyModel()
+        if world.rank == 1:
+            setattr(model, where, frozenset({3}))
+        toy.run(tmp_path, model, world, save_every=1, keep=20, max_steps=6)
+
+    assert call_ranks(on_rank) == [0, 0]
+    before, after = (checkpoint.load(checkpoint.path_of(tmp_path, step)) for step in (3, 4))
+    assert all(torch.equal(after.model[name], one) for name, one in before.model.items())
+    folders = {path.name for path in (tmp_path / "nonfinite").iterdir()}
+    assert folders == {"step-00000003-rank-00000", "step-00000003-rank-00001"}
+
+
+def test_t07_a_rate_a_thousand_times_too_high_is_not_silent(tmp_path: Path) -> None:
+    wild = OptimizerConfig(peak_lr=10.0, schedule="constant", warmup_steps=1)
+    with pytest.raises(NumericsError, match=r"stands far above where it began.*3 log lines; lower the peak"):
+        toy.run(tmp_path, parts={"all": Part(config=wild)}, max_steps=100)
+
+
+def test_x03_every_sample_of_an_epoch_on_some_rank() -> None:
+    seen = []
+    for rank in range(3):
+        source = toy.ToyLoader(rank, 3).iterate(0)
+        seen += [utt_id for _ in range(7) for utt_id in next(source).utt_ids]
+    assert len(seen) == len(set(seen)) == 7 * 4
+
+
+def test_x05_ranks_that_differ_are_refused_at_start(tmp_path: Path) -> None:
+    def on_rank(world: World) -> None:
+        with pytest.raises(ConfigError, match=r"(?s)the ranks differ.*config: \[.*'size': 0.*'size': 1"):
+            toy.run(tmp_path, world=world, resolved={"toy": {"size": world.rank}})
+
+    assert call_ranks(on_rank) == [0, 0]
+    assert not usable(tmp_path)
+
+
+def test_x06_both_ranks_run_out_of_patience_together(tmp_path: Path) -> None:
+    def on_rank(world: World) -> None:
+        result = toy.run(tmp_path, world=world, patience=2, higher_is_better=True, eval_every=3, max_steps=50)
+        assert result.step == 9
+        again = toy.run(tmp_path, world=world, patience=2, higher_is_better=True, eval_every=3, max_steps=50)
+        assert again.already_finished
+
+    assert call_ranks(on_rank) == [0, 0]
+    assert [line["step"] for line in lines(tmp_path, "dev")] == [3, 6, 9]
