@@ -40,7 +40,9 @@ def uniform(keys: Tensor, counters: Tensor) -> Tensor:
 
 
 def to_unit_interval(bits: Tensor) -> Tensor:
-    """23-bit integers -> float32 strictly between 0 and 1: a 24th bit would round the largest to 1, and its log to 0."""
+    """23-bit integers -> float32 strictly between 0 and 1: a 24th bit would round the largest to 1, and its log to
+    0.
+    """
     return (bits.to(torch.float32) + 0.5) * 2.0**-23
 
 

@@ -1,7 +1,7 @@
 """A trained model on disk: a model folder, or the newest whole checkpoint of an experiment.
 
-A folder holds `config.yaml`, `model.safetensors`, `feature_stats.safetensors`, `bpe.model` (a transducer's), `README.md`, and
-`MANIFEST.json` with the size and SHA-256 of each, so that a damaged file is found when it is read.
+A folder holds `config.yaml`, `model.safetensors`, `feature_stats.safetensors`, `bpe.model` (a transducer's),
+`README.md`, and `MANIFEST.json` with the size and SHA-256 of each, so that a damaged file is found when it is read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import w2vbert_asr.training.checkpoint as checkpoint
 from w2vbert_asr import config as configuration
 from w2vbert_asr.data.files import atomic_dir, sha256
 from w2vbert_asr.errors import ConfigError, DataError, summarize
@@ -24,7 +25,6 @@ from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.transducer import Transducer, TransducerConfig
 from w2vbert_asr.models.w2vbert import W2VBert, W2VBertConfig
 from w2vbert_asr.text.tokenizer import Tokenizer
-from w2vbert_asr.training import checkpoint
 
 CONFIG, WEIGHTS, STATS, BPE, MANIFEST = (
     "config.yaml",
@@ -99,9 +99,15 @@ def read(path: Path) -> SavedModel:
 
 
 def write(
-    out: Path, *, kind: str, model: Mapping[str, Any], weights: Mapping[str, Tensor], files: Mapping[str, Path], card: str
+    out: Path,
+    *,
+    kind: str,
+    model: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    files: Mapping[str, Path],
+    card: str,
 ) -> None:
-    """Write a model folder, whole or not at all. files: name in the folder -> file to copy (statistics, word pieces)."""
+    """Write a model folder, whole or not at all. files: name in the folder -> file to copy."""
     with atomic_dir(out) as folder:
         text = yaml.safe_dump({"kind": kind, "model": model}, sort_keys=False, allow_unicode=True)
         (folder / CONFIG).write_text(text, encoding="utf-8")
@@ -129,7 +135,9 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     wrong = [f"{name}: {reason}" for name, reason in report.skipped.items()]
     wrong += [f"{name}: missing" for name in report.missing]
     if wrong:
-        raise ConfigError(f"{where}: weights do not fit the model:\n{summarize(wrong)}\n  use the model's own config.yaml")
+        raise ConfigError(
+            f"{where}: weights do not fit the model:\n{summarize(wrong)}\n  use the model's own config.yaml"
+        )
     model.load_state_dict(dict(weights))
 
 
@@ -176,7 +184,8 @@ def _card(kind: str, tree: Mapping[str, Any], weights: Mapping[str, Tensor], not
     """The model card."""
     parameters = sum(tensor.numel() for tensor in weights.values())
     use = (
-        "```python\nfrom w2vbert_asr import load_model\nprint(load_model(\"this/folder\").transcribe(\"speech.wav\").text)\n```\n"
+        "```python\nfrom w2vbert_asr import load_model\n"
+        'print(load_model("this/folder").transcribe("speech.wav").text)\n```\n'
         if kind == "transducer"
         else "`w2vbert finetune --init this/folder ...` starts a transducer from it.\n"
     )

@@ -28,7 +28,9 @@ _MIN_FRAMES = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """text: the words. tokens: word pieces. times: seconds at which each was emitted. score: natural log probability."""
+    """text: the words. tokens: word pieces. times: seconds at which each was emitted. score: natural log
+    probability.
+    """
 
     text: str
     tokens: tuple[str, ...]

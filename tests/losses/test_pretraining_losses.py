@@ -16,6 +16,7 @@ def slow_contrastive(context, quantized, codes, distractors, temperature):  # ty
     """One utterance: (M, D), (M, D), (M, G), rows of distractor indices."""
     loss, correct, equal = 0.0, 0, 0
     for t in range(len(context)):
+
         def similarity(k: int, t: int = t) -> float:
             return float(torch.cosine_similarity(context[t], quantized[k], dim=0)) / temperature
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from w2vbert_asr.losses.transducer import joint_transducer_loss, transducer_loss
 
@@ -186,6 +188,31 @@ def test_bf16_products_are_near_float32() -> None:
     loss, grads = gradients(lambda *x: joint_transducer_loss(*x, *rest), halves, torch.ones(2))
     torch.testing.assert_close(loss, exact_loss, rtol=1e-2, atol=0)
     assert all(grad.dtype == torch.bfloat16 for grad in grads)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_the_lattice_of_the_batch_never_exists() -> None:
+    torch.manual_seed(8)
+    leaves, rest = joint_problem([10, 12, 11, 9], [5, 6, 7, 6], 100, 4)
+    largest_utterance = 11 * 8 * 100
+    for group_bytes, expected in [(1, largest_utterance), (1 << 30, (60 + 84 + 88 + 63) * 100)]:
+        with LargestTensor() as seen:
+            gradients(lambda *x: joint_transducer_loss(*x, *rest, group_bytes), leaves, torch.ones(4))  # noqa: B023
+        assert seen.numel == expected
 
 
 def test_no_gradient_is_made_where_none_is_wanted() -> None:

@@ -99,7 +99,9 @@ def test_the_loss_is_the_transducer_loss_of_the_joiners_logits() -> None:
 
 
 def test_a_pre_trained_encoder_fits_and_every_name_is_reported() -> None:
-    pretrained = W2VBert(W2VBertConfig(encoder=ENCODER, contrastive_layers=1, quantizer=QuantizerConfig(num_codes=8)), 1)
+    pretrained = W2VBert(
+        W2VBertConfig(encoder=ENCODER, contrastive_layers=1, quantizer=QuantizerConfig(num_codes=8)), 1
+    )
     model = make_model()
     weights = pretrained.state_dict()
     report = load_parts(model, weights, ("encoder",), "exp/pretrain")

@@ -74,13 +74,13 @@ def test_dropout_is_independent_between_neighbours() -> None:
 
 def test_no_draw_is_0_or_1() -> None:
     ends = to_unit_interval(torch.tensor([0, 2**23 - 1]))
-    assert 0.0 < float(ends[0]) and float(ends[1]) < 1.0
+    assert float(ends[0]) > 0.0 and float(ends[1]) < 1.0
 
 
 def test_counter_draws_have_their_distributions() -> None:
     keys, counters = torch.tensor([[3], [4]]), torch.arange(200_000)[None]
     u = uniform(keys, counters)
-    assert 0.0 < float(u.min()) and float(u.max()) < 1.0
+    assert float(u.min()) > 0.0 and float(u.max()) < 1.0
     assert abs(float(u.mean()) - 0.5) < 0.002 and abs(float(u.var()) - 1 / 12) < 0.001
     assert abs(float(((u[0] - 0.5) * (u[1] - 0.5)).mean())) < 0.001
     assert abs(float(((u[0, 1:] - 0.5) * (u[0, :-1] - 0.5)).mean())) < 0.001

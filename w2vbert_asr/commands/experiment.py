@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share before the first step: statistics, starting weights, files of the experiment."""
+"""What pre-training and fine-tuning share before the first step: statistics, starting weights, files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def load_parts(model: nn.Module, weights: Mapping[str, Tensor], parts: Sequence[
     if wrong:
         raise ConfigError(
             f"{source}: its weights do not fit this model:\n{summarize(wrong)}\n"
-            "  use the same encoder sizes (and the same word pieces), or load fewer parts with --set init_parts=[encoder]"
+            "  use the same encoder sizes (and the same word pieces), or load fewer parts: "
+            "--set init_parts=[encoder]"
         )
     with torch.no_grad():
         state = model.state_dict()

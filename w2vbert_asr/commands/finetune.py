@@ -31,9 +31,9 @@ from w2vbert_asr.training.trainer import train
 class Config:
     """The run configuration of fine-tuning.
 
-    init: where to start from; the encoder's sizes and the feature statistics are then those of that model, and init_parts
-    (encoder, projection, decoder, joiner, ctc) says what of it is loaded. encoder_optimizer: of the encoder, optimizer: of
-    the rest. freeze: name prefixes that are not trained (encoder.subsampling is the feature encoder).
+    init: where to start from; the encoder's sizes and the feature statistics are then those of that model, and
+    init_parts (encoder, projection, decoder, joiner, ctc) says what of it is loaded. encoder_optimizer: of the encoder,
+    optimizer: of the rest. freeze: name prefixes that are not trained (encoder.subsampling is the feature encoder).
     """
 
     train: tuple[Path, ...]
@@ -110,7 +110,9 @@ def greedy_errors(
     with torch.inference_mode():
         found = search(model, *model.encode(batch.feats, batch.feat_lens), SearchConfig(name="greedy"))
     texts = [tokenizer.decode(best[0].tokens) for best in found]
-    counts = score({utt_id: references[utt_id] for utt_id in batch.utt_ids}, dict(zip(batch.utt_ids, texts, strict=True)))
+    counts = score(
+        {utt_id: references[utt_id] for utt_id in batch.utt_ids}, dict(zip(batch.utt_ids, texts, strict=True))
+    )
     empty = sum(not text for text in texts)
     return {"wer": (100.0 * counts.errors, counts.ref_words), "empty_share": (empty, len(texts))}
 

@@ -22,7 +22,7 @@ class Config:
 
 
 def run(config: Config) -> dict[str, object]:
-    """Print a line a file: the text, after the file name where there are several. Unusable files are named at the end."""
+    """Print a line a file: the text, after the file name where there are several; unusable files are named last."""
     recognizer = load_model(config.model, config.device, config.search)
     found: dict[str, object] = {}
     failed: list[str] = []

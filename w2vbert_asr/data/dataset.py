@@ -35,8 +35,8 @@ FRAMES_PER_SECOND = 100
 class DataConfig:
     """features: read from dump/, or computed online from audio. speeds: factors of online features, each a copy.
 
-    batch_seconds: padded audio of a global batch. crop_seconds: with packing, utterances of a speaker are joined and cut to
-    crops of this length. min_seconds, max_seconds: shorter and longer utterances are left out of training.
+    batch_seconds: padded audio of a global batch. crop_seconds: with packing, utterances of a speaker are joined and
+    cut to crops of this length. min_seconds, max_seconds: shorter and longer utterances are left out of training.
     num_workers: loader processes.
     """
 
@@ -106,7 +106,8 @@ def _digest(utt_ids: Sequence[str], num_frames: Sequence[int], texts: Sequence[s
 class TrainLoader(Dataset[Batch]):
     """Batches by position: number `position` since the start of training is a pure function of (data, seed, position).
 
-    packed: crops of one speaker (pre-training) instead of whole utterances. A global batch is dealt to the ranks in turn.
+    packed: crops of one speaker (pre-training) instead of whole utterances. A global batch is dealt to the ranks in
+    turn.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ Dimension letters: T frames (10 ms), F mel bins.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class FeatureReader:
         ]
         entries.sort(key=lambda entry: entry[0].encode())
         self.utt_ids = [entry[0] for entry in entries]
-        twice = [first for first, second in zip(self.utt_ids, self.utt_ids[1:]) if first == second]
+        twice = [first for first, second in itertools.pairwise(self.utt_ids) if first == second]
         if twice:
             raise DataError(f"{len(twice)} utterance(s) stand in two of the data directories:\n{summarize(twice)}")
         self.online = online

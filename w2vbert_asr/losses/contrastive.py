@@ -1,7 +1,7 @@
 """The contrastive task: find the own quantized vector of a masked frame among distractors of the same utterance.
 
-Baevski et al. 2020, section 3.2, equation 3; Chung et al. 2021, section 3.2. Dimension letters: B batch, M masked frames
-(padded to the longest), D vector dimension, G codebooks.
+Baevski et al. 2020, section 3.2, equation 3; Chung et al. 2021, section 3.2. Dimension letters: B batch, M masked
+frames (padded to the longest), D vector dimension, G codebooks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from w2vbert_asr.counter_random import draw_keys, uniform
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """num_distractors: K. temperature: of the cosine similarities (both usual values; the paper does not state them)."""
+    """num_distractors: K. temperature: of the cosine similarities (both usual values; the paper does not state
+    them).
+    """
 
     num_distractors: int = 100
     temperature: float = 0.1

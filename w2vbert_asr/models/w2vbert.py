@@ -31,8 +31,9 @@ _WINDOW_FRAMES_PER_CODE = 20
 class W2VBertConfig:
     """contrastive_layers of the encoder's blocks learn the contrastive task, the others (on top) predict masked ids.
 
-    contrastive_weight 0 leaves out L_w (the ablation of section 4.4); with contrastive_layers = encoder.num_layers there is
-    no masked prediction. targets: of masked prediction, detached from the quantizer or straight-through. token_ids: arg-max
+    contrastive_weight 0 leaves out L_w (the ablation of section 4.4); with contrastive_layers = encoder.num_layers
+    there is no masked prediction. targets: of masked prediction, detached from the quantizer or straight-through.
+    token_ids: arg-max
     of the noise-free or of the sampled logits. prediction_warmup_share: share of the run over which the weight of L_m
     rises from 0.1 to prediction_weight.
     """
@@ -53,7 +54,9 @@ class W2VBertConfig:
         """What is wrong with the fields together."""
         found = []
         if not 0 <= self.contrastive_layers <= self.encoder.num_layers:
-            found.append(f"contrastive_layers={self.contrastive_layers} exceeds encoder.num_layers={self.encoder.num_layers}")
+            found.append(
+                f"contrastive_layers={self.contrastive_layers} exceeds encoder.num_layers={self.encoder.num_layers}"
+            )
         if self.contrastive_weight == 0.0 and self.contrastive_layers == self.encoder.num_layers:
             found.append("with contrastive_weight 0 and every block contrastive no task is left")
         return found
@@ -97,9 +100,7 @@ class W2VBert(nn.Module):
 
         num_masked = span_mask.sum()
         mean_probs = mean_code_probs(quantized.logits[~pad_mask])
-        terms = {
-            "diversity": LossTerm(diversity_loss(mean_probs) * num_masked, num_masked, config.diversity_weight)
-        }
+        terms = {"diversity": LossTerm(diversity_loss(mean_probs) * num_masked, num_masked, config.diversity_weight)}
         stats = self._code_stats(quantized, pad_mask, mean_probs)
         one = torch.ones((), device=lens.device)
         stats["masked_share"] = (num_masked, lens.sum())
@@ -147,7 +148,9 @@ class W2VBert(nn.Module):
         progress: float,
     ) -> None:
         config = self.config
-        logits = self.prediction(top).float().unflatten(-1, (config.quantizer.num_codebooks, config.quantizer.num_codes))
+        logits = (
+            self.prediction(top).float().unflatten(-1, (config.quantizer.num_codebooks, config.quantizer.num_codes))
+        )
         ids = (quantized.ids if config.token_ids == "noise_free" else quantized.sampled_ids)[span_mask]
         choice = torch.zeros_like(logits).scatter_(-1, ids[..., None], 1.0)
         if config.targets == "straight_through":
@@ -161,8 +164,10 @@ class W2VBert(nn.Module):
         stats["accuracy"] = (num_correct(logits.detach(), ids), count)
 
     @torch.no_grad()
-    def _code_stats(self, quantized: Quantized, pad_mask: Tensor, mean_probs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Entropy and perplexity of the soft codes; perplexity and use of the hard ones over a window of 20 C frames."""
+    def _code_stats(
+        self, quantized: Quantized, pad_mask: Tensor, mean_probs: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Entropy and perplexity of the soft codes; perplexity and use of the hard ones over 20 C frames."""
         num_codes = self.config.quantizer.num_codes
         logits = quantized.logits[~pad_mask]
         log_probs = torch.log_softmax(logits, dim=-1)

@@ -39,5 +39,5 @@ class MaskedBatchNorm(nn.Module):
                 self.running_var.lerp_(var * count / (count - 1.0).clamp(min=1.0), self.momentum)
         else:
             mean, var = self.running_mean, self.running_var
-        y = (x - mean) * (torch.rsqrt(var + self.eps) * self.weight) + self.bias
+        y: Tensor = (x - mean) * (torch.rsqrt(var + self.eps) * self.weight) + self.bias
         return y.masked_fill(pad_mask[:, :, None], 0.0)

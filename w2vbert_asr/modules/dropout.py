@@ -12,7 +12,8 @@ _LEVELS = 1 << 16
 class Dropout(nn.Module):
     """nn.Dropout with four draws from every 64 random bits on a CPU, where torch spends a whole draw on each element.
 
-    There the probability is rounded to 1 / 65536; the scale belongs to the rounded value. Other devices use torch's own.
+    There the probability is rounded to 1 / 65536; the scale belongs to the rounded value. Other devices use torch's
+    own.
     """
 
     def __init__(self, prob: float) -> None:

@@ -19,9 +19,11 @@ from w2vbert_asr.counter_random import draw_keys, gumbel
 class QuantizerConfig:
     """num_codebooks: G. num_codes: C. code_dim: D over all books together.
 
-    temperature_start falls geometrically to temperature_end over temperature_share of the run (Chung et al. 2021 decay by
+    temperature_start falls geometrically to temperature_end over temperature_share of the run (Chung et al. 2021
+    decay by
     a factor an update; a share fits a run of any length). logit_std: standard deviation of the initial logits for
-    normalised input: it must stand well above the Gumbel noise (1.28), or the sampled codes are noise and nothing learns.
+    normalised input: it must stand well above the Gumbel noise (1.28), or the sampled codes are noise and nothing
+    learns.
     """
 
     num_codebooks: int = 1
@@ -48,8 +50,8 @@ class QuantizerConfig:
 class Quantized:
     """What the quantizer says of every frame.
 
-    logits (B, T, G, C), noise-free · choice (B, T, G, C), one-hot forward and soft backward · sampled_ids (B, T, G), arg-max
-    of the noisy logits (noise-free in evaluation) · ids (B, T, G), arg-max of the noise-free ones.
+    logits (B, T, G, C), noise-free · choice (B, T, G, C), one-hot forward and soft backward · sampled_ids (B, T, G),
+    arg-max of the noisy logits (noise-free in evaluation) · ids (B, T, G), arg-max of the noise-free ones.
     """
 
     logits: Tensor
@@ -75,19 +77,19 @@ class GumbelQuantizer(nn.Module):
         """Temperature at a share `progress` in [0, 1] of the run."""
         config = self.config
         share = min(progress / config.temperature_share, 1.0)
-        return config.temperature_start * (config.temperature_end / config.temperature_start) ** share
+        return config.temperature_start * math.pow(config.temperature_end / config.temperature_start, share)
 
     def forward(self, features: Tensor, utt_ids: Sequence[str], seed: int, step: int, temperature: float) -> Quantized:
         """Quantize unmasked features (B, T, F), in float32 whatever the autocast; noise only in training."""
         books, codes = self.config.num_codebooks, self.config.num_codes
         with torch.autocast(features.device.type, enabled=False):
-            logits = self.logits(features.float()).unflatten(-1, (books, codes))
+            logits: Tensor = self.logits(features.float()).view(*features.shape[:-1], books, codes)
             noisy = logits
             if self.training:
                 frames = torch.arange(features.shape[1], device=features.device)
                 counters = frames[:, None] * (books * codes) + torch.arange(books * codes, device=features.device)
                 keys = draw_keys(seed, step, utt_ids, "gumbel", features.device)
-                noisy = logits + gumbel(keys[:, None, None], counters).unflatten(-1, (books, codes))
+                noisy = logits + gumbel(keys[:, None, None], counters).view(logits.shape)
             sampled_ids = noisy.argmax(-1)
             soft = torch.softmax(noisy / temperature, dim=-1)
             hard = torch.zeros_like(soft).scatter_(-1, sampled_ids[..., None], 1.0)

@@ -28,10 +28,13 @@ class SpanMaskConfig:
     noise_std: float = 0.1
 
 
-def draw_span_mask(lens: Tensor, max_len: int, utt_ids: Sequence[str], seed: int, step: int, config: SpanMaskConfig) -> Tensor:
+def draw_span_mask(
+    lens: Tensor, max_len: int, utt_ids: Sequence[str], seed: int, step: int, config: SpanMaskConfig
+) -> Tensor:
     """(B, T) bool, True where masked: every frame starts a span of `span` frames with `start_prob`; spans may overlap.
 
-    An utterance whose draw has fewer than `min_spans` whole spans gets the frames that came nearest to starting one. Spans end at the end of the utterance and never cover padding.
+    An utterance whose draw has fewer than `min_spans` whole spans gets the frames that came nearest to starting one.
+    Spans end at the end of the utterance and never cover padding.
     """
     frames = torch.arange(max_len, device=lens.device)
     draws = uniform(draw_keys(seed, step, utt_ids, "span", lens.device)[:, None], frames)
@@ -47,9 +50,11 @@ def draw_span_mask(lens: Tensor, max_len: int, utt_ids: Sequence[str], seed: int
     return (covered > 0) & ~pad_mask
 
 
-def replace_masked(features: Tensor, span_mask: Tensor, utt_ids: Sequence[str], seed: int, step: int, std: float) -> Tensor:
+def replace_masked(
+    features: Tensor, span_mask: Tensor, utt_ids: Sequence[str], seed: int, step: int, std: float
+) -> Tensor:
     """(B, T, D) with the masked frames replaced by normal vectors of standard deviation `std`."""
-    _, max_len, dim = features.shape
+    dim = features.shape[2]
     rows, frames = span_mask.nonzero(as_tuple=True)
     keys = draw_keys(seed, step, utt_ids, "mask vector", features.device)[rows]
     counters = frames[:, None] * dim + torch.arange(dim, device=features.device)
