@@ -79,6 +79,19 @@ def test_the_longest_unused_slot_is_given_away_first(model: Model) -> None:
     assert set(used) == {0, 1, 2} and all(a != b for a, b in itertools.pairwise(used))
 
 
+@torch.no_grad()
+def test_a_prefix_found_again_is_not_overwritten_by_a_new_one_beside_it(model: Model) -> None:
+    states = PrefixStates(model, 1, 3, torch.device("cpu"))
+    root, root_keys = states.root_slots, torch.tensor([ROOT_KEY, ROOT_KEY])
+    for token in (1, 2):  # the 1 is now the longest unused
+        one = torch.tensor([token])
+        states.extend(root, torch.tensor([0]), root, one, extend_key(root_keys[:1], one))
+    both = torch.tensor([1, 3])
+    slots = states.extend(root, torch.tensor([0, 0]), root.repeat(2), both, extend_key(root_keys, both))
+    for slot, token in zip(slots, both.tolist(), strict=True):
+        torch.testing.assert_close(states.vectors[slot], exact(model, [token]))
+
+
 def test_different_prefixes_have_different_keys() -> None:
     keys = torch.tensor([ROOT_KEY])
     seen = [keys]
