@@ -69,14 +69,16 @@ def item_frames(item: Item) -> int:
 def batch_by_frames(lengths: Sequence[int], max_frames: int, rng: np.random.Generator | None) -> list[list[int]]:
     """Batches of like lengths whose padded size (longest times number) stays within `max_frames`; one item at least.
 
-    Lengths are rounded up to a grid of 5 % steps. Items of one step are in random order and the batches are shuffled
+    Lengths are rounded up to a grid of 5 % steps below the longest. Items of one step are in random order and the
+    batches are shuffled
     (with `rng`), while the steps, and so the sizes and the number of batches, are the same in every epoch.
     """
-    steps = [math.ceil(math.log(max(length, 1)) / _GRID) for length in lengths]
+    top = max(lengths, default=1)
+    steps = [-math.floor(math.log(top / max(length, 1)) / _GRID) for length in lengths]
     ties = np.arange(len(steps)) if rng is None else rng.permutation(len(steps))
     batches: list[list[int]] = []
     for index in np.lexsort((ties, np.asarray(steps))).tolist():
-        longest = math.exp(steps[index] * _GRID)
+        longest = top * math.exp(steps[index] * _GRID)
         if batches and longest * (len(batches[-1]) + 1) <= max_frames * _ROUNDING:
             batches[-1].append(index)
         else:
