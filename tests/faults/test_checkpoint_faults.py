@@ -114,25 +114,21 @@ def _with_fresh_buffers(saved: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(state=saved.state, model=fresh, optimizer=saved.optimizer, ranks=saved.ranks)
 
 
-def test_c02_two_ranks_killed(tmp_path: Path) -> None:
+def test_c02_three_ranks_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(exp: Path, world: World) -> None:
+        toy.run(exp, toy.WideModel(), world, max_steps=8)
+
     whole, exp = tmp_path / "whole", tmp_path / "exp"
-    assert call_ranks(lambda world: toy.run(whole, world=world)) == [0, 0]
-    ranks = start_ranks(lambda world: toy.run(exp, world=world, max_steps=2000, save_every=4))
-    wait_for(lambda: bool(steps_of(exp)))
-    for process in ranks:
+    assert call_ranks(lambda world: train(whole, world), size=3) == [0, 0, 0]
+    with monkeypatch.context() as patched:
+        patched.setenv("FAULT", "checkpoint.before_fsync:kill:2")
+        ranks = start_ranks(lambda world: train(exp, world), size=3)
+        assert finish(ranks[0]) == -signal.SIGKILL
+    for process in ranks[1:]:
         process.kill()
-    assert [finish(process) for process in ranks] == [-signal.SIGKILL] * 2
-    shutil.rmtree(exp)
-    os.environ["FAULT"] = "checkpoint.before_fsync:kill:3"
-    try:
-        ranks = start_ranks(lambda world: toy.run(exp, world=world))
-    finally:
-        del os.environ["FAULT"]
-    assert finish(ranks[0]) == -signal.SIGKILL
-    ranks[1].kill()
-    finish(ranks[1])
-    assert usable(exp)
-    assert call_ranks(lambda world: toy.run(exp, world=world)) == [0, 0]
+        finish(process)
+    assert usable(exp) == [4]
+    assert call_ranks(lambda world: train(exp, world), size=3) == [0, 0, 0]
     assert differences(whole, exp) == []
 
 

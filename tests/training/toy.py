@@ -100,6 +100,17 @@ class ToyModel(nn.Module):
         return LossOutput(terms, {"small": ((wrong < 0.5).sum(), frames)})
 
 
+class WideModel(ToyModel):
+    """Enough parameters that a sum over three ranks depends on the order in which it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(nn.Linear(DIM, 300), nn.Tanh(), nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, DIM))
+
+    def forward(self, batch: Batch, seed: int, step: int) -> LossOutput:
+        return super().forward(replace(batch, feats=batch.feats + 0.1 * self.wide(batch.feats)), seed, step)
+
+
 class NanGradient(torch.autograd.Function):
     """Zero, with a gradient that is not a number."""
 

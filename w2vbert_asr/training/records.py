@@ -26,9 +26,9 @@ class RecordWriter:
     """
 
     def __init__(self, exp: Path, log_size: int, step: int, tensorboard: bool) -> None:
-        self._log = open(exp / LOG, "ab")  # noqa: SIM115 (closed in `close`)
-        if os.fstat(self._log.fileno()).st_size < log_size:
+        if log_size and ((exp / LOG).stat().st_size if (exp / LOG).exists() else 0) < log_size:
             raise DataError(f"{exp / LOG}: shorter than at the checkpoint of step {step}; bring it back")
+        self._log = open(exp / LOG, "ab")  # noqa: SIM115 (closed in `close`)
         self._log.truncate(log_size)
         self._log.seek(log_size)
         _cut(exp / TIMING, step)

@@ -148,6 +148,18 @@ class Run:
         wanted = step % self.config.save_every == 0 or (self.state.evaluated == step)
         return wanted and self.state != self.saved and step > 0
 
+    def rehearse(self, batch: Batch) -> None:
+        """A backward pass that counts for nothing, before the first one that does.
+
+        DistributedDataParallel settles the order in which it adds gradients in its first pass: as a step of the run, it
+        would make a resumed run of three ranks or more differ in the last bits.
+        """
+        before = snapshot(self.model)
+        batch = batch.to(self.world.device)
+        compute_gradients(self.wrapped, self.optimizers.parameters, [batch], self.state.step, 0, self.setting)
+        self.optimizers.zero_grad()
+        restore(self.model, before)
+
     def update(self, batches: Iterator[Batch], source: BatchSource) -> int:
         """One step; returns the number of the signal that asks for a stop on any rank, 0 for none."""
         config, state, step = self.config, self.state, self.state.step

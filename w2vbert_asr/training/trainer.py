@@ -6,6 +6,7 @@ and started again ends with the same bits as one that was not: same machine type
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -106,7 +107,11 @@ def train(
         if already_finished:
             progress.say(f"{out}: finished at step {state.step}; nothing left to do")
         else:
-            batches = stack.enter_context(closing(cast(Any, loader.iterate(state.position))))
+            batches: Iterator[Batch] = stack.enter_context(closing(cast(Any, loader.iterate(state.position))))
+            if world.size > 1:
+                first = next(batches)
+                run.rehearse(first)
+                batches = itertools.chain([first], batches)
             _loop(run, batches, loader)
         return TrainResult(
             step=run.state.step,
