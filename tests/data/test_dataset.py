@@ -1,0 +1,136 @@
+"""The loader: position alone decides a batch, whatever the workers, the ranks or where one starts."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from w2vbert_asr.batch import Batch
+from w2vbert_asr.commands import fbank as fbank_command
+from w2vbert_asr.data import kaldi_dir
+from w2vbert_asr.data.dataset import Corpus, DataConfig, EvalLoader, TrainLoader
+from w2vbert_asr.errors import DataError
+from w2vbert_asr.features.augment import SpecAugmentConfig
+from w2vbert_asr.features.stats import FeatureStats
+from w2vbert_asr.text import tokenizer as tokenizers
+
+CONFIG = DataConfig(batch_seconds=4.0, crop_seconds=1.5, min_seconds=0.3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data directory of 14 utterances of 3 speakers, and its dump with statistics."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    wav, speakers, durations, texts = {}, {}, {}, {}
+    for number in range(14):
+        utt_id = f"s{number % 3}-u{number:02d}"
+        samples = rng.normal(0, 0.1, size=int(rng.integers(5_000, 40_000))).astype(np.float32)
+        path = root / f"{utt_id}.flac"
+        soundfile.write(path, samples, 16000)
+        wav[utt_id], speakers[utt_id] = str(path), f"s{number % 3}"
+        durations[utt_id], texts[utt_id] = len(samples) / 16000, "ab ba " * (number % 4) + "a"
+    kaldi_dir.write(root / "data", wav_scp=wav, utt2spk=speakers, utt2dur=durations, text=texts)
+    fbank_command.run(fbank_command.Config(data=root / "data", out=root / "dump", stats=True, num_jobs=1))
+    (root / "bpe.model").write_bytes(tokenizers.train(texts.values(), 8))
+    return root / "data", root / "dump"
+
+
+def make_loader(dump: Path, packed: bool, **options: object) -> TrainLoader:
+    config = DataConfig(**{**CONFIG.__dict__, **{k: v for k, v in options.items() if k == "num_workers"}})
+    stats = FeatureStats.load(dump / "feature_stats.safetensors")
+    tokenizer = None if packed else tokenizers.Tokenizer(dump.parent / "bpe.model")
+    corpus = Corpus([dump], config, stats, tokenizer)
+    rest = {key: value for key, value in options.items() if key != "num_workers"}
+    return TrainLoader(corpus, config, seed=3, packed=packed, **rest)  # type: ignore[arg-type]
+
+
+def same(first: Batch, second: Batch) -> bool:
+    tensors = ("feats", "feat_lens", "tokens", "token_lens")
+    equal = all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
+    return equal and first.utt_ids == second.utt_ids
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_position_is_a_batch_wherever_one_starts(folders: tuple[Path, Path], packed: bool) -> None:
+    loader = make_loader(folders[1], packed, augment=SpecAugmentConfig(time_mask_ratio=0.2))
+    count = 2 * loader.batches_per_epoch + 2
+    from_start = list(islice(loader.iterate(0), count))
+    for start in (1, loader.batches_per_epoch, count - 1):
+        again = make_loader(folders[1], packed, augment=SpecAugmentConfig(time_mask_ratio=0.2))
+        found = list(islice(again.iterate(start), count - start))
+        assert all(same(one, two) for one, two in zip(found, from_start[start:], strict=True))
+    assert loader.position_to_epoch(loader.batches_per_epoch + 1) == (1, 1)
+
+
+def test_workers_change_nothing(folders: tuple[Path, Path]) -> None:
+    batches = [list(islice(make_loader(folders[1], False, num_workers=n).iterate(0), 6)) for n in (0, 2)]
+    assert all(same(one, two) for one, two in zip(*batches, strict=True))
+
+
+def test_an_epoch_has_every_utterance_once_and_the_next_another_order(folders: tuple[Path, Path]) -> None:
+    loader = make_loader(folders[1], False)
+    per_epoch = loader.batches_per_epoch
+    ids = [utt_id for batch in islice(loader.iterate(0), 2 * per_epoch) for utt_id in batch.utt_ids]
+    half = len(ids) // 2
+    assert sorted(ids[:half]) == sorted(ids[half:]) == loader.corpus.utt_ids
+    assert ids[:half] != ids[half:]
+
+
+def test_ranks_deal_a_global_batch(folders: tuple[Path, Path]) -> None:
+    whole = make_loader(folders[1], False)
+    ranks = [make_loader(folders[1], False, rank=rank, world_size=2) for rank in (0, 1)]
+    for position in range(whole.batches_per_epoch):
+        size = len(whole.plan(0)[position])
+        if size < 2:
+            continue
+        dealt = [utt_id for rank in ranks for utt_id in rank[position].utt_ids]
+        assert sorted(dealt) == sorted(whole[position].utt_ids)
+
+
+def test_features_online_are_those_of_the_dump(folders: tuple[Path, Path]) -> None:
+    data, dump = folders
+    stats = FeatureStats.load(dump / "feature_stats.safetensors")
+    online = Corpus([data], DataConfig(features="online"), stats, None)
+    stored = Corpus([dump], DataConfig(), stats, None)
+    assert (online.utt_ids, online.num_frames) == (stored.utt_ids, stored.num_frames)
+    for index in range(len(stored.utt_ids)):
+        (piece,) = stored.whole(index)
+        torch.testing.assert_close(online.feats(piece), stored.feats(piece), atol=1e-5, rtol=1e-5)
+    copies = Corpus([data], DataConfig(features="online"), stats, None, speeds=(1.0, 1.1))
+    assert len(copies.utt_ids) == 2 * len(online.utt_ids) and "sp1.1-s0-u00" in copies.utt_ids
+
+
+def test_batches_hold_what_the_archives_hold_and_zeros(folders: tuple[Path, Path]) -> None:
+    loader = make_loader(folders[1], False)
+    corpus = loader.corpus
+    for batch in islice(loader.iterate(0), loader.batches_per_epoch):
+        for row, utt_id in enumerate(batch.utt_ids):
+            index = corpus.utt_ids.index(utt_id)
+            length = corpus.num_frames[index]
+            assert int(batch.feat_lens[row]) == length and not batch.feats[row, length:].any()
+            torch.testing.assert_close(batch.feats[row, :length], corpus.feats(corpus.whole(index)[0]))
+            assert batch.tokens[row, : batch.token_lens[row]].tolist() == corpus.tokens[index]
+
+
+def test_dev_is_the_same_pass_every_time(folders: tuple[Path, Path]) -> None:
+    corpus = make_loader(folders[1], False).corpus
+    loader = EvalLoader(corpus, CONFIG, packed=False)
+    first, second = list(loader), list(loader)
+    assert all(same(one, two) for one, two in zip(first, second, strict=True))
+    assert sorted(utt_id for batch in first for utt_id in batch.utt_ids) == corpus.utt_ids
+
+
+def test_nothing_left_and_missing_features_are_said(folders: tuple[Path, Path]) -> None:
+    data, dump = folders
+    stats = FeatureStats.load(dump / "feature_stats.safetensors")
+    config = DataConfig(min_seconds=30.0)
+    with pytest.raises(DataError, match="nothing left to train on: none of 14"):
+        TrainLoader(Corpus([dump], config, stats, None), config, seed=0, packed=False)
+    with pytest.raises(DataError, match="run stage 1"):
+        Corpus([data], DataConfig(), stats, None)
+    with pytest.raises(DataError, match="stand in two"):
+        Corpus([dump, dump], DataConfig(), stats, None)
