@@ -9,7 +9,6 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from w2vbert_asr.errors import DataError
 
@@ -27,7 +26,7 @@ class Limits:
 class _Counted:
     """A decompressed stream that ends in an error at `limit` bytes, whatever the headers in it claim."""
 
-    def __init__(self, stream: IO[bytes], limit: int, name: Path) -> None:
+    def __init__(self, stream: gzip.GzipFile, limit: int, name: Path) -> None:
         self.stream, self.left, self.name = stream, limit, name
 
     def read(self, size: int) -> bytes:
@@ -49,19 +48,25 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> None:
     seen: set[str] = set()
     claimed = 0
     try:
-        with gzip.open(archive, "rb") as plain, tarfile.open(fileobj=_Counted(plain, limit, archive), mode="r|") as tar:  # type: ignore[arg-type, call-overload]
-            for member in tar:
-                reason = _refusal(member, seen)
-                claimed += member.size
-                if not reason and len(seen) >= limits.members:
-                    reason = f"more than {limits.members} members"
-                if not reason and claimed > limit:
-                    reason = f"{claimed} bytes, more than {limit}"
-                if reason:
-                    raise DataError(f"{archive}: member {member.name!r}: {reason}; refused, do not use this archive")
-                seen.add(str(PurePosixPath(member.name)))
-                if member.isfile():
-                    _write(tar, member, target / member.name)
+        with gzip.open(archive, "rb") as plain:
+            stream = _Counted(plain, limit, archive)
+            with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
+                for member in tar:
+                    claimed += member.size
+                    reason = _refusal(member, seen)
+                    if not reason and len(seen) >= limits.members:
+                        reason = f"more than {limits.members} members"
+                    if not reason and claimed > limit:
+                        reason = f"{claimed} bytes, more than {limit}"
+                    if reason:
+                        raise DataError(
+                            f"{archive}: member {member.name!r}: {reason}; refused, do not use this archive"
+                        )
+                    seen.add(str(PurePosixPath(member.name)))
+                    if member.isfile():
+                        _write(tar, member, target / member.name)
+            while stream.read(1 << 20):  # to the end, where the checksum is
+                pass
     except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError) as error:
         raise DataError(f"{archive}: damaged ({error}); remove it and fetch it again") from error
 
