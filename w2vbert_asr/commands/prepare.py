@@ -7,10 +7,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from w2vbert_asr.corpora import an4, folder, librilight, librispeech, mini
+from w2vbert_asr.corpora.download import BASE_URL, download_librispeech
 from w2vbert_asr.corpora.folder import FolderConfig
 from w2vbert_asr.corpora.librispeech import LibriSpeechSet
 from w2vbert_asr.corpora.mini import MiniConfig
-from w2vbert_asr.corpora.raw import RawUtterance, write_sets
+from w2vbert_asr.corpora.raw import RawUtterance, SetSummary, write_sets
 from w2vbert_asr.errors import ConfigError, DataError
 
 Sets = Mapping[str, Sequence[RawUtterance]]
@@ -25,7 +27,7 @@ class Config:
     sets: dict[str, LibriSpeechSet] = field(default_factory=dict)  # librispeech; empty: each part is a set
     parts: tuple[str, ...] = ()  # librispeech, librilight: only these; empty: all that are there
     download: bool = False  # librispeech: fetch the parts that are missing
-    base_url: str = "https://www.openslr.org/resources"  # librispeech
+    base_url: str = BASE_URL  # librispeech
     max_duration: float = 32.0  # librilight: seconds of an utterance
     dev_utterances: int = 100  # an4: about so many training utterances, by whole speakers
     table: Path | None = None  # folder: transcripts
@@ -66,8 +68,6 @@ _USERS = {
 def run(config: Config) -> dict[str, object]:
     """Write `out`/<set>/ and print a line for each; returns its utterances, speakers, hours and dropped by set."""
     if config.corpus == "mini":
-        from w2vbert_asr.corpora import mini
-
         result = mini.make(config.out, config.seed, config.num_jobs, config.mini)
     else:
         if config.source is None:
@@ -77,44 +77,27 @@ def run(config: Config) -> dict[str, object]:
             raise DataError(f"{config.source}: nothing left: there is no utterance of {config.corpus}")
         result = write_sets(config.out, sets, config.num_jobs)
     for name, summary in result.items():
-        if isinstance(summary, dict):
-            print(f"{config.out / name}: " + ", ".join(f"{value} {key}" for key, value in summary.items() if value))
-    return result
+        print(f"{config.out / name}: {_line(summary)}")
+    return dict(result)
 
 
 def _librispeech(config: Config, source: Path) -> Sets:
-    from w2vbert_asr.corpora import librispeech
-
     sets = config.sets or {part: LibriSpeechSet(parts=(part,)) for part in config.parts}
     if config.download:
-        from w2vbert_asr.corpora.download import download_librispeech
-
         parts = tuple(dict.fromkeys(part for chosen in sets.values() for part in chosen.parts))
         download_librispeech(parts, source, config.base_url)
     return librispeech.read(source, sets)
 
 
-def _librilight(config: Config, source: Path) -> Sets:
-    from w2vbert_asr.corpora import librilight
-
-    return librilight.read(source, config.parts, config.max_duration)
-
-
-def _an4(config: Config, source: Path) -> Sets:
-    from w2vbert_asr.corpora import an4
-
-    return an4.read(source, config.dev_utterances)
-
-
-def _folder(config: Config, source: Path) -> Sets:
-    from w2vbert_asr.corpora import folder
-
-    return folder.read(source, config.table, config.folder)
-
-
 READERS: dict[str, Callable[[Config, Path], Sets]] = {
     "librispeech": _librispeech,
-    "librilight": _librilight,
-    "an4": _an4,
-    "folder": _folder,
+    "librilight": lambda config, source: librilight.read(source, config.parts, config.max_duration),
+    "an4": lambda config, source: an4.read(source, config.dev_utterances),
+    "folder": lambda config, source: folder.read(source, config.table, config.folder),
 }
+
+
+def _line(summary: SetSummary) -> str:
+    line = f"{summary['utterances']} utterances, {summary['speakers']} speakers, {summary['hours']} hours"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in summary["dropped"].items())
+    return f"{line}, dropped: {dropped}" if dropped else line

@@ -38,7 +38,7 @@ def read(
     if missing or not found:
         named = ", ".join(missing) or "no part"
         raise DataError(f"{root}: {named} not found (found: {', '.join(found) or 'none'}); expected {EXPECTED}")
-    return {part: _read_part(root / part, max_duration, min_duration) for part in parts or found}
+    return {part: _read_part(root / part, max_duration, min_duration) for part in dict.fromkeys(parts or found)}
 
 
 def _read_part(part: Path, max_duration: float, min_duration: float) -> list[RawUtterance]:

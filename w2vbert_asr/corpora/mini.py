@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vbert_asr.corpora import espeak, grammar
-from w2vbert_asr.corpora.raw import RawUtterance, write_sets
+from w2vbert_asr.corpora.raw import RawUtterance, SetSummary, write_sets
 from w2vbert_asr.data.files import atomic_dir
 from w2vbert_asr.data.parallel import num_processes
 from w2vbert_asr.errors import DataError, ResourceError
@@ -99,7 +99,7 @@ class Line:
     noise_seed: int
 
 
-def make(out: Path, seed: int, num_jobs: int, config: MiniConfig | None = None) -> dict[str, object]:
+def make(out: Path, seed: int, num_jobs: int, config: MiniConfig | None = None) -> dict[str, SetSummary]:
     """Write the corpus: `out`/audio and the data directories `out`/train, dev and test.
 
     Audio of the same plan that is there whole is kept. Raises SetupError without the wheel, DataError where

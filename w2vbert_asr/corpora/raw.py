@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from w2vbert_asr.data import kaldi_dir
 from w2vbert_asr.data.inspection import Inspection, Piece, crashed, inspect
@@ -30,17 +31,25 @@ class RawUtterance:
     end: float | None = None
 
 
+class SetSummary(TypedDict):
+    """What was written of a set; `dropped` is reason -> count."""
+
+    utterances: int
+    speakers: int
+    hours: float
+    dropped: dict[str, int]
+
+
 Kept = dict[str, tuple[RawUtterance, Inspection]]  # by utt_id
 Dropped = dict[str, tuple[str, str]]  # by utt_id: reason, detail
 
 
-def write_sets(out: Path, sets: Mapping[str, Sequence[RawUtterance]], num_jobs: int = 0) -> dict[str, object]:
+def write_sets(out: Path, sets: Mapping[str, Sequence[RawUtterance]], num_jobs: int = 0) -> dict[str, SetSummary]:
     """Read all audio once and write a data directory out/<set> for each set, with absolute audio paths.
 
     Utterances that cannot be used are left out and listed, with the reason, in `dropped.tsv` of their set. So are those
     without text in a set where others have it; a set in which none has text is unlabelled. Text is normalised to NFC.
-    Returns utterances, speakers, hours and dropped (reason -> count) by set. DataError where a set has nothing left, or
-    an utt_id twice.
+    Returns what was written, by set. DataError where a set has nothing left, or an utt_id twice.
     """
     flat = [raw for utterances in sets.values() for raw in utterances]
     pieces = [Piece(path=raw.audio.absolute(), start=raw.start, end=raw.end) for raw in flat]
@@ -68,7 +77,7 @@ def _judge(folder: Path, results: Sequence[tuple[RawUtterance, Inspection]]) -> 
     return kept, dropped
 
 
-def _write_set(folder: Path, kept: Kept, dropped: Dropped) -> dict[str, object]:
+def _write_set(folder: Path, kept: Kept, dropped: Dropped) -> SetSummary:
     recordings = _recordings([raw for raw, _ in kept.values()])
     cut = any(raw.start or raw.end is not None for raw, _ in kept.values())
     labelled = any(raw.text is not None for raw, _ in kept.values())
