@@ -20,6 +20,9 @@ _log = logging.getLogger(__name__)
 
 def training_stats(train: Sequence[Path]) -> FeatureStats:
     """Mean and standard deviation over the training directories that have `feature_stats.safetensors` (stage 1)."""
+    for folder in train:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such data directory; stage 1 (`w2vbert fbank`) makes those of dump/")
     found = [folder / model_folder.STATS for folder in train if (folder / model_folder.STATS).is_file()]
     if not found:
         raise DataError(

@@ -47,8 +47,8 @@ class Tokenizer:
         return list(self._processor.encode(text, out_type=int))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of piece ids, `<blank>` as nothing: the inverse of `encode`, but for unknown and double spaces."""
-        return str(self._processor.decode([int(index) for index in ids]))
+        """The words of piece ids, one space between; `<blank>` is nothing. Inverse of `encode` for known characters."""
+        return " ".join(str(self._processor.decode([int(index) for index in ids])).split())
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces as they are written; U+2581 begins a word."""
