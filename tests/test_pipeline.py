@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file
 
 from w2vbert_asr import load_model
 from w2vbert_asr.cli import main
@@ -200,3 +202,13 @@ def test_s10_without_torchaudio_and_programs(work: Path, tmp_path: Path) -> None
     """Nothing of the core recipe needs torchaudio, sox or ffmpeg: here there is none of them."""
     argv = ["fbank", work / "data/dev", "--out", tmp_path / "dump", "--num-jobs", 1, "--speeds", 0.9, 1.0]
     run_apart("sys.modules['torchaudio'] = None", argv, {**os.environ, "PATH": str(tmp_path)})
+
+
+def test_an_average_is_the_mean_of_the_checkpoints_weights(work: Path) -> None:
+    checkpoints = [work / "exp/asr/checkpoints" / f"step-{step:08d}" / "model.safetensors" for step in (4, 6)]
+    first, second = (load_file(path) for path in checkpoints)
+    mean = load_file(work / "exp/asr/model/model.safetensors")
+    assert mean.keys() == first.keys()
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (first[name] + second[name]) / 2, atol=1e-7, rtol=1e-6)
+    assert not torch.equal(first["joiner.output.weight"], second["joiner.output.weight"])
