@@ -14,15 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from tests.training import toy
 from tests.training.runs import call, call_ranks, differences, finish, start, start_ranks, usable, wait_for
 from w2vbert_asr.batch import Batch
+from w2vbert_asr.data.dataset import _start_worker
 from w2vbert_asr.errors import ConfigError, DataError, ResourceError
 from w2vbert_asr.training import checkpoint, update
 from w2vbert_asr.training.distributed import World
 from w2vbert_asr.training.optimizer import Optimizers
-from w2vbert_asr.training.signals import exit_code
+from w2vbert_asr.training.signals import catch_signals, exit_code
 
 STEPS = 20
 POINTS = (
@@ -240,6 +242,19 @@ def test_c07_the_second_signal_exits_at_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(toy.ToyLoader, "iterate", iterate)
     assert call(lambda: toy.run(tmp_path / "exp"), timeout=10.0) == 130
     assert exit_code(signal.SIGTERM) == 75
+
+
+def test_c07_a_signal_to_the_whole_group_leaves_the_workers() -> None:
+    def group() -> None:
+        os.setpgid(0, 0)
+        loader = DataLoader(list(range(30)), batch_size=None, num_workers=1, worker_init_fn=_start_worker)
+        with catch_signals() as stop:
+            for number in loader:
+                if number == 3:
+                    os.killpg(0, signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM and number == 29
+
+    assert call(group) == 0
 
 
 def test_c07_a_signal_to_one_rank_stops_both(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Dimension letters: T frames (10 ms), F mel bins.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -179,7 +180,7 @@ class TrainLoader(Dataset[Batch]):
             sampler=_Positions(start_position),
             num_workers=self.config.num_workers,
             prefetch_factor=4 if self.config.num_workers else None,
-            worker_init_fn=_single_thread if self.config.num_workers else None,
+            worker_init_fn=_start_worker if self.config.num_workers else None,
         )
         yield from loader
 
@@ -247,5 +248,8 @@ class _Positions:
             position += 1
 
 
-def _single_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    """One thread, and a process group of its own: Ctrl-C and torchrun's SIGTERM are for the run to answer, which still
+    needs its workers to finish the step."""
     torch.set_num_threads(1)
+    os.setpgid(0, 0)

@@ -90,7 +90,13 @@ def train(
         found = on_main(world, lambda: _find(out, config, resolved, known, prepare, world))
         saved = _restore(model, groups, Path(found)) if found else None
         state = saved.state if saved else TrainState()
-        state = replace(state, config=resolved, digests=known, versions=experiment.versions(), world_size=world.size)
+        state = replace(
+            state,
+            config={key: value for key, value in resolved.items() if key != "out"},  # the folder may be moved
+            digests=known,
+            versions=experiment.versions(),
+            world_size=world.size,
+        )
         progress = Progress(state.step, config.max_steps, world.is_main)
         stack.callback(progress.close)
         records = RecordWriter(out, state.log_size, state.step, config.tensorboard) if world.is_main else None
