@@ -17,6 +17,15 @@ from w2vbert_asr.training import checkpoint
 from w2vbert_asr.training.distributed import World, open_world
 
 _FORK = multiprocessing.get_context("fork")
+# Every place at which the writing of a checkpoint can be cut short.
+CHECKPOINT_POINTS = (
+    "checkpoint.before_temp",
+    "checkpoint.mid_write",
+    "checkpoint.before_fsync",
+    "atomic_dir.before_rename",
+    "checkpoint.after_rename",
+    "checkpoint.pruning",
+)
 Child = multiprocessing.context.ForkProcess
 
 
@@ -79,6 +88,11 @@ def wait_for(condition: Callable[[], bool], timeout: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.002)
+
+
+def steps_of(exp: Path) -> list[int]:
+    """The steps of the checkpoints that are there."""
+    return [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(exp)]
 
 
 def usable(exp: Path) -> list[int]:
