@@ -56,6 +56,7 @@ BAD: dict[str, tuple[Callable[[Path], list[tuple[tarfile.TarInfo, bytes]]], str]
     "hard link": (lambda root: [member("a", b"", tarfile.LNKTYPE, "/etc/passwd")], "neither"),
     "device": (lambda root: [member("a", b"", tarfile.CHRTYPE)], "neither"),
     "fifo": (lambda root: [member("a", b"", tarfile.FIFOTYPE)], "neither"),
+    "sparse": (lambda root: [member("a", b"\0" * 512, tarfile.GNUTYPE_SPARSE)], "neither"),
     "duplicate": (lambda root: [member("a"), member("./a")], "a second time"),
     "file as folder": (lambda root: [member("a"), member("a/b")], "cannot be written"),
     "line break": (lambda root: [member("a\nb")], "odd name"),
