@@ -113,10 +113,7 @@ def _group_loss(
         gradient = logits[rows].to(weight.dtype)
         gradients.weight.add_(gradient.T @ hidden[rows])
         gradients.bias.add_(logits[rows].sum(0))
-        activation = hidden[rows].to(inputs.dtype)
-        hidden[rows] = (
-            (gradient @ weight).to(inputs.dtype).mul_(1.0 - activation.square())
-        )  # from here on, its gradient
+        hidden[rows] = torch.ops.aten.tanh_backward(gradient @ weight, hidden[rows])  # from here on, its gradient
     _sum_rows(hidden, cells, gradients.encoder_out[group], gradients.decoder_out[group])
     return through.loss
 

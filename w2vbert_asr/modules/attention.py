@@ -6,6 +6,7 @@ heads.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,5 +32,8 @@ class SelfAttention(nn.Module):
         batch, frames, dim = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, frames, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D / H) each
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=~pad_mask[:, None, None, :])
+        if x.device.type == "cpu":  # there the fused kernel is up to six times slower backward in bf16 than in float32
+            query, key, value = query.float(), key.float(), value.float()
+        with torch.autocast(x.device.type, enabled=x.device.type != "cpu"):
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=~pad_mask[:, None, None, :])
         return self.dropout(self.output(context.transpose(1, 2).reshape(batch, frames, dim)))  # type: ignore[no-any-return]
