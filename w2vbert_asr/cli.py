@@ -11,6 +11,7 @@ import difflib
 import errno
 import importlib
 import json
+import logging
 import os
 import sys
 import traceback
@@ -33,7 +34,6 @@ class Arg:
     key: str = ""
     kind: Literal["path", "text", "int", "float", "flag"] = "text"
     many: bool = False
-    required: bool = False
 
     @property
     def target(self) -> str:
@@ -46,8 +46,8 @@ class Verb:
     args: tuple[Arg, ...]
 
 
-def _path(name: str, help: str, key: str = "", many: bool = False, required: bool = True) -> Arg:
-    return Arg(name, help, key, "path", many, required)
+def _path(name: str, help: str, key: str = "", many: bool = False) -> Arg:
+    return Arg(name, help, key, "path", many)
 
 
 _OUT = _path("--out", "folder to write")
@@ -56,7 +56,7 @@ _TRAINING = (
     _path("--train", "training data directories (of dump/, or of data/ with features: online)", many=True),
     _path("--dev", "development data directory"),
     _path("--out", "experiment folder; the same line again resumes"),
-    _path("--init", "experiment or model folder whose weights to start from", required=False),
+    _path("--init", "experiment or model folder whose weights to start from"),
     Arg("--max-steps", "optimizer steps of the whole run", "trainer.max_steps", "int"),
     Arg("--save-every", "steps between checkpoints", "trainer.save_every", "int"),
     Arg("--eval-every", "steps between evaluations on dev", "trainer.eval_every", "int"),
@@ -78,10 +78,10 @@ VERBS: dict[str, Verb] = {
         "write Kaldi data directories from a corpus",
         (
             Arg("corpus", "librispeech, librilight, an4, folder or mini"),
-            _path("--source", "where the corpus is, or is downloaded to", required=False),
+            _path("--source", "where the corpus is, or is downloaded to"),
             _path("--out", "folder of the data directories"),
             Arg("--download", "fetch the corpus first (librispeech)", kind="flag"),
-            _path("--table", "transcripts of a folder: TSV, CSV, |-separated or JSONL", required=False),
+            _path("--table", "transcripts of a folder: TSV, CSV, |-separated or JSONL"),
             Arg("--seed", "seed (mini)", kind="int"),
             _JOBS,
         ),
@@ -114,7 +114,7 @@ VERBS: dict[str, Verb] = {
         "train the word-piece model",
         (
             _path("--text", "Kaldi text files", many=True),
-            _path("--check", "Kaldi text files whose unseen characters to report", many=True, required=False),
+            _path("--check", "Kaldi text files whose unseen characters to report", many=True),
             Arg("--vocab-size", "word pieces (a soft limit)", kind="int"),
             _OUT,
         ),
@@ -144,8 +144,8 @@ VERBS: dict[str, Verb] = {
             _path("--ref", "Kaldi text with the references"),
             _path("--hyp", "Kaldi text with the hypotheses"),
             _path("--out", "folder to write"),
-            _path("--utt2spk", "speakers, for the table and the interval", required=False),
-            _path("--hyp2", "hypotheses of a second system, for a paired bootstrap", required=False),
+            _path("--utt2spk", "speakers, for the table and the interval"),
+            _path("--hyp2", "hypotheses of a second system, for a paired bootstrap"),
         ),
     ),
     "transcribe": Verb(
@@ -238,6 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0 if argv else 2
     keep_freed_memory()
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         name, config, as_json = _parse(argv)
         result = importlib.import_module(f"w2vbert_asr.commands.{name}").run(config)

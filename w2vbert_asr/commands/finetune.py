@@ -54,7 +54,7 @@ class Config:
 def run(config: Config) -> dict[str, object]:
     """Train; dev loss and greedy dev WER choose the checkpoints that are kept for `w2vbert average`."""
     trainer = config.trainer
-    with open_world(trainer.device) as world:
+    with open_world(trainer.device, trainer.timeout) as world:
         torch.manual_seed(trainer.seed)
         tokenizer = Tokenizer(config.tokenizer)
         saved = model_folder.read(config.init) if config.init else None

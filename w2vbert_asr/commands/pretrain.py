@@ -36,7 +36,7 @@ class Config:
 def run(config: Config) -> dict[str, object]:
     """Train, then export the last checkpoint as `model/`."""
     trainer = config.trainer
-    with open_world(trainer.device) as world:
+    with open_world(trainer.device, trainer.timeout) as world:
         torch.manual_seed(trainer.seed)
         model = W2VBert(config.model, trainer.max_steps)
         init = None

@@ -83,4 +83,9 @@ def batch_by_frames(lengths: Sequence[int], max_frames: int, rng: np.random.Gene
             batches[-1].append(index)
         else:
             batches.append([index])
+    if len(batches) > 1:  # the last one is what was left: it gets its half of the last two, if that fits
+        both = batches[-2] + batches[-1]
+        half = len(both) // 2
+        if len(both) - half > len(batches[-1]) and top * (len(both) - half) <= max_frames * _ROUNDING:
+            batches[-2:] = [both[:half], both[half:]]
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches)).tolist()]

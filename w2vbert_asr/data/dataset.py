@@ -24,7 +24,7 @@ from w2vbert_asr.data import batching
 from w2vbert_asr.data.batching import Item, Piece
 from w2vbert_asr.data.collate import collate
 from w2vbert_asr.data.features import FeatureReader
-from w2vbert_asr.errors import DataError
+from w2vbert_asr.errors import ConfigError, DataError
 from w2vbert_asr.features.augment import SpecAugmentConfig, spec_augment
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.text.tokenizer import Tokenizer
@@ -134,6 +134,13 @@ class TrainLoader(Dataset[Batch]):
             raise DataError(
                 f"nothing left to train on: none of {len(corpus.num_frames)} utterances lasts between "
                 f"{config.min_seconds} and {config.max_seconds} s (data.min_seconds, data.max_seconds)"
+            )
+
+        smallest = min(map(len, self.plan(0)))
+        if smallest < world_size:
+            raise ConfigError(
+                f"data.batch_seconds={config.batch_seconds}: a batch has only {smallest} item(s) for {world_size} "
+                "ranks; raise it, or lower data.crop_seconds or data.max_seconds"
             )
 
     @property
