@@ -212,3 +212,7 @@ def test_an_average_is_the_mean_of_the_checkpoints_weights(work: Path) -> None:
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, (first[name] + second[name]) / 2, atol=1e-7, rtol=1e-6)
     assert not torch.equal(first["joiner.output.weight"], second["joiner.output.weight"])
+
+
+def test_who_may_read_one_file_of_a_model_may_read_all(work: Path) -> None:
+    assert len({file.stat().st_mode for file in (work / "exp/asr/model").iterdir()}) == 1

@@ -112,6 +112,7 @@ def write(
         text = yaml.safe_dump({"kind": kind, "model": model}, sort_keys=False, allow_unicode=True)
         (folder / CONFIG).write_text(text, encoding="utf-8")
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets only the owner read
         (folder / "README.md").write_text(card, encoding="utf-8")
         for name, source in files.items():
             shutil.copyfile(source, folder / name)
