@@ -1,6 +1,6 @@
 """The contrastive task: find the own quantized vector of a masked frame among distractors of the same utterance.
 
-Baevski et al. 2020, section 3.2, equation 3; Chung et al. 2021, section 3.2. Dimension letters: B batch, M masked
+Baevski et al. 2020, section 3.2, equation 3; Chung et al. 2021. Dimension letters: B batch, M masked
 frames (padded to the longest), D vector dimension, G codebooks.
 """
 

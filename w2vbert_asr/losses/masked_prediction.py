@@ -1,4 +1,4 @@
-"""Masked prediction: the token ids of masked frames from the prediction stack (Chung et al. 2021, section 3.3).
+"""Masked prediction: the token ids of masked frames from the prediction stack (Chung et al. 2021).
 
 Dimension letters: N masked frames, G codebooks, C codes a book.
 """

@@ -1,4 +1,4 @@
-"""The transducer that fine-tuning trains (Graves 2012; Chung et al. 2021, section 4.2).
+"""The transducer that fine-tuning trains (Graves 2012; Chung et al. 2021).
 
 Encoder, linear-Swish-BatchNorm projection block, LSTM decoder, joiner; optionally a CTC head on the encoder.
 
@@ -37,7 +37,7 @@ class TransducerConfig:
 
 
 class ProjectionBlock(nn.Module):
-    """Linear, Swish, BatchNorm over valid frames (Zhang et al. 2020, section 4.1), dropout."""
+    """Linear, Swish, BatchNorm over valid frames (Zhang et al. 2020, arXiv 2010.10504), dropout."""
 
     def __init__(self, input_dim: int, output_dim: int, dropout: float) -> None:
         super().__init__()

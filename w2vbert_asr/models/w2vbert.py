@@ -1,4 +1,4 @@
-"""W2V-BERT pre-training (Chung et al. 2021, "W2v-BERT", section 3).
+"""W2V-BERT pre-training (Chung et al. 2021, "W2v-BERT", arXiv 2108.06209).
 
 A feature encoder; a contrastive stack that must recognise the quantized vectors of masked frames; a prediction stack on
 top of it that must name their token ids; one quantizer that learns both targets in the same step.
@@ -31,7 +31,7 @@ _WINDOW_FRAMES_PER_CODE = 20
 class W2VBertConfig:
     """contrastive_layers of the encoder's blocks learn the contrastive task, the others (on top) predict masked ids.
 
-    contrastive_weight 0 leaves out L_w (the ablation of section 4.4); with contrastive_layers = encoder.num_layers
+    contrastive_weight 0 leaves out L_w (the paper's ablation); with contrastive_layers = encoder.num_layers
     there is no masked prediction. targets: of masked prediction, detached from the quantizer or straight-through.
     token_ids: arg-max
     of the noise-free or of the sampled logits. prediction_warmup_share: share of the run over which the weight of L_m
@@ -154,8 +154,9 @@ class W2VBert(nn.Module):
         ids = (quantized.ids if config.token_ids == "noise_free" else quantized.sampled_ids)[span_mask]
         choice = torch.zeros_like(logits).scatter_(-1, ids[..., None], 1.0)
         if config.targets == "straight_through":
-            soft = torch.softmax(quantized.logits[span_mask], dim=-1)
-            soft = quantized.choice[span_mask] if config.token_ids == "sampled" else soft
+            noise_free = config.token_ids == "noise_free"
+            soft = torch.softmax(quantized.logits, dim=-1) if noise_free else quantized.choice
+            soft = soft[span_mask]
             choice = choice + (soft - soft.detach())
         count = span_mask.sum()
         share = min(progress / config.prediction_warmup_share, 1.0) if config.prediction_warmup_share else 1.0

@@ -1,7 +1,6 @@
 """Multi-head self-attention without a positional term: in W2V-BERT the convolutions carry position.
 
-Chung et al. 2021, section 3.1 ("we do not use relative attention"). Dimension letters: B batch, T frames, D model, H
-heads.
+W2V-BERT (Chung et al. 2021) uses no relative attention. Dimension letters: B batch, T frames, D model, H heads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Span masking of feature-encoder frames (Chung et al. 2021, section 3.1; Baevski et al. 2020, section 3.1).
+"""Span masking of feature-encoder frames (Chung et al. 2021; Baevski et al. 2020, section 3.1).
 
 Dimension letters: B batch, T frames, D feature dimension.
 """
@@ -19,7 +19,7 @@ from w2vbert_asr.counter_random import draw_keys, normal, uniform
 class SpanMaskConfig:
     """start_prob: probability that a frame starts a span. span: frames of a span. min_spans: of every utterance.
 
-    noise_std: standard deviation of the vectors that replace masked frames (the paper's text gives 0.1 for its parent).
+    noise_std: standard deviation of the vectors that replace masked frames (0.1 is the usual value).
     """
 
     start_prob: float = 0.065

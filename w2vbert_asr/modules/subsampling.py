@@ -1,6 +1,6 @@
 """The feature encoder: two strided 2-D convolutions, 10 ms frames in, 40 ms frames out.
 
-W2v-BERT (Chung et al. 2021, section 3.1). Dimension letters: B batch, T frames, F mel bins, C channels.
+W2v-BERT (Chung et al. 2021). Dimension letters: B batch, T frames, F mel bins, C channels.
 """
 
 from __future__ import annotations
