@@ -16,7 +16,7 @@ pretrain_sets=train_nodev    # sets to pre-train on, beside --unlabelled
 dev_set=train_dev            # training utterances of held-out speakers
 test_sets="train_dev test"   # sets to decode and score
 speeds="0.9 1.0 1.1"         # copies of the training sets at these speeds
-vocab_size=120               # word pieces, at most: whole words where they are frequent
+vocab_size=30              # word pieces, at most: little more than letters, each of them heard often
 
 source "$ROOT/tools/parse_options.sh"
 case $pretrain in
