@@ -73,6 +73,22 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_features_online_train_and_decode_alike(work: Path, tmp_path: Path) -> None:
+    for name in SETS:
+        run("fbank", work / "data" / name, "--out", tmp_path / name, "--online", "--stats", "--num-jobs", 1)
+        assert not list(tmp_path.glob("*/*.ark"))
+    losses = {}
+    for name, folder, more in (("dump", work / "dump", []), ("online", tmp_path, ["--set", "data.features=online"])):
+        line = ["finetune", "--config", work / "finetune.yaml", "--train", folder / "train", "--dev", folder / "dev"]
+        line += ["--tokenizer", work / "data/tokenizer/bpe.model", "--out", tmp_path / f"asr_{name}"]
+        run(*line, "--max-steps", 2, *more)
+        log = (tmp_path / f"asr_{name}" / "log.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(record)["loss"] for record in log]
+        run("decode", "--model", tmp_path / "asr_dump", "--data", folder / "test", "--out", tmp_path / f"hyp_{name}")
+    assert losses["online"] == pytest.approx(losses["dump"], rel=1e-4)
+    assert (tmp_path / "hyp_online/text").read_text() == (tmp_path / "hyp_dump/text").read_text()
+
+
 def test_every_stage_leaves_what_the_contract_says(work: Path) -> None:
     for name in ("pretrain", "asr"):
         exp = work / "exp" / name

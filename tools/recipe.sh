@@ -15,6 +15,7 @@ unlabelled_set() { # DIR: the set that is made of it
   printf 'unlabelled_%s' "${name//[^[:alnum:]_.-]/_}"
 }
 
+[[ $features == dump || $features == online ]] || fail 2 "--features is dump or online, not '$features'"
 ((stage <= stop_stage && stop_stage <= 6)) || fail 2 "--stage $stage --stop-stage $stop_stage: stages go from 0 to 6"
 ((ngpu > 0 && num_nodes > 0 && nproc > 0)) || fail 2 "--ngpu, --num-nodes and --nproc are at least 1"
 ((num_nodes == 1 || (stage == stop_stage && (stage == 3 || stage == 4)))) ||
@@ -42,6 +43,8 @@ ASR_EXP=$exp_dir/asr_$tag
 SEARCH=${decode_tag:-$search${beam_size:+${search:+_}beam$beam_size}} # empty: the recipe's default search
 DECODE_DIR=$ASR_EXP/decode${SEARCH:+_$SEARCH}
 SEED=(${seed:+--seed "$seed"})
+ONLINE=()
+[[ $features == dump ]] || ONLINE=(--set data.features=online)
 
 # --- where it runs ---
 
@@ -93,11 +96,13 @@ check_inputs() {
 use_dumps() { # SET...: sets DUMPS to their folders, made by stage 1
   local name
   DUMPS=()
+  local table=feats.scp
+  [[ $features == dump ]] || table=utt2num_frames
   for name in "$@"; do
-    [[ -e $dump_dir/$name/feats.scp ]] || require 0 "$data_dir/$name/wav.scp"
+    [[ -e $dump_dir/$name/$table ]] || require 0 "$data_dir/$name/wav.scp"
   done
   for name in "$@"; do
-    require 1 "$dump_dir/$name/feats.scp"
+    require 1 "$dump_dir/$name/$table"
     DUMPS+=("$dump_dir/$name")
   done
 }
@@ -133,7 +138,11 @@ extract_features() {
   for name in "${ALL_SETS[@]}"; do
     options=()
     ! is_among "$name" "${TRAIN_SETS[@]}" "${PRETRAIN_SETS[@]}" || options+=(--stats)
-    ! is_among "$name" "${TRAIN_SETS[@]}" || options+=(--speeds "${SPEEDS[@]}")
+    if [[ $features == online ]]; then
+      options+=(--online)
+    elif is_among "$name" "${TRAIN_SETS[@]}"; then
+      options+=(--speeds "${SPEEDS[@]}")
+    fi
     run w2vbert fbank "$data_dir/$name" --out "$dump_dir/$name" "${options[@]}" --num-jobs "$nproc"
   done
 }
@@ -163,11 +172,11 @@ pretrain_encoder() {
   check_inputs
   read -ra more <<<"$pretrain_args"
   train pretrain --config "$pretrain_config" --train "${DUMPS[@]::${#PRETRAIN_SETS[@]}}" --dev "$dump_dir/$dev_set" \
-    "${from[@]}" --out "$PRETRAIN_EXP" "${SEED[@]}" "${more[@]}"
+    "${from[@]}" --out "$PRETRAIN_EXP" "${SEED[@]}" "${ONLINE[@]}" "${more[@]}"
 }
 
 finetune_transducer() {
-  local from=() more
+  local from=() more speeds_list
   use_dumps "${TRAIN_SETS[@]}" "$dev_set"
   require 2 "$TOKENIZER"
   if [[ -n $init ]]; then
@@ -178,6 +187,10 @@ finetune_transducer() {
   fi
   check_inputs
   read -ra more <<<"$finetune_args"
+  if [[ $features == online ]]; then
+    speeds_list=$(IFS=, && printf '[%s]' "${SPEEDS[*]}")
+    more=("${ONLINE[@]}" --set "data.speeds=$speeds_list" "${more[@]}")
+  fi
   train finetune --config "$finetune_config" --train "${DUMPS[@]::${#TRAIN_SETS[@]}}" --dev "$dump_dir/$dev_set" \
     --tokenizer "$TOKENIZER" "${from[@]}" --out "$ASR_EXP" "${SEED[@]}" "${more[@]}"
 }

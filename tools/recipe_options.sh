@@ -27,6 +27,7 @@ dev_set=dev                           # set that chooses checkpoints
 test_sets="test"                      # sets to decode and score
 pretrain_sets=train                   # sets to pre-train on, beside --unlabelled; empty: no pre-training
 speeds=1.0                            # copies of the training sets at these speeds, such as "0.9 1.0 1.1"
+features=dump                         # dump: stage 1 writes them; online: they are computed while training
 vocab_size=128                        # word pieces, at most
 tokenizer=                            # bpe.model to use in place of stage 2's
 

@@ -53,7 +53,7 @@ def _path(name: str, help: str, key: str = "", many: bool = False) -> Arg:
 _OUT = _path("--out", "folder to write")
 _JOBS = Arg("--num-jobs", "processes", kind="int")
 _TRAINING = (
-    _path("--train", "training data directories (of dump/, or of data/ with features: online)", many=True),
+    _path("--train", "training data directories (of dump/)", many=True),
     _path("--dev", "development data directory"),
     _path("--out", "experiment folder; the same line again resumes"),
     _path("--init", "experiment or model folder whose weights to start from"),
@@ -106,6 +106,7 @@ VERBS: dict[str, Verb] = {
             _path("--out", "dump folder to write"),
             Arg("--stats", "also the global mean and variance", kind="flag"),
             Arg("--speeds", "speed factors, such as 0.9 1.0 1.1", kind="float", many=True),
+            Arg("--online", "write no archives, for data.features=online", kind="flag"),
             Arg("--max-dropped", "share of utterances that may be unusable", kind="float"),
             _JOBS,
         ),

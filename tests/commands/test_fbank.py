@@ -79,6 +79,17 @@ def test_numbers_and_tables(data: Path, tmp_path: Path) -> None:
     assert not (out / "feature_stats.safetensors").exists()
 
 
+def test_online_leaves_out_the_archives_alone(data: Path, tmp_path: Path) -> None:
+    spoil(data, 3)
+    for name, online in (("with", False), ("without", True)):
+        run(Config(data=data, out=tmp_path / name, stats=True, online=online, num_jobs=1, max_dropped=0.1))
+    first, second = contents(tmp_path / "with"), contents(tmp_path / "without")
+    assert first.keys() - second.keys() == {"feats.scp", "feats.1.ark"} and not second.keys() - first.keys()
+    assert all(second[name] == first[name] for name in second.keys() - {"source.json"})
+    with pytest.raises(ConfigError, match=r"data\.speeds of the training"):
+        cli.configuration.load(Config, None, ["speeds=[0.9, 1.0]"], {"data": data, "out": data / "x", "online": True})
+
+
 def test_speeds_and_statistics(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "dump"
     run(Config(data=data, out=out, stats=True, speeds=(0.9, 1.0, 1.1), num_jobs=1))

@@ -33,13 +33,12 @@ class Config:
     device: str = "auto"
     batch_seconds: float = 120.0
     num_best: int = 4
-    online: bool = False
 
 
 def run(config: Config) -> dict[str, object]:
     """Decode in batches of like length; write `text` and `hyp.jsonl`, sorted by utterance, whole or not at all."""
     recognizer = load_model(config.model, config.device, config.search)
-    reader = FeatureReader([config.data], online=config.online)
+    reader = FeatureReader([config.data], online=not (config.data / "feats.scp").is_file())
     batches = batching.batch_by_frames(reader.num_frames, int(config.batch_seconds * FRAMES_PER_SECOND), None)
     records: dict[int, dict[str, object]] = {}
     seconds = 0.0

@@ -1,4 +1,7 @@
-"""`w2vbert fbank`: log-mel filterbanks of a data directory, as a data directory with archives (stage 1)."""
+"""`w2vbert fbank`: log-mel filterbanks of a data directory, as a data directory with archives (stage 1).
+
+With `online` the archives are left out: what is usable, the frame counts and the statistics are found all the same.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ class Config:
     out: Path
     stats: bool = False  # also feature_stats.safetensors, over all frames written
     speeds: tuple[float, ...] = (1.0,)  # factors; copies other than 1.0 have ids and speakers that begin with sp0.9-
+    online: bool = False  # no archives: data.features=online computes the features while training, data.speeds copies
     min_frames: int = 10  # fewer leave no frame after the sub-sampling by 4
     max_duration: float = 3600.0  # longer recordings need segments
     max_dropped: float = 0.001  # share of utterances with damaged audio that is put up with
@@ -50,6 +54,8 @@ class Config:
         found = [f"speeds: {speed} is not in 0.5 to 2" for speed in self.speeds if not 0.5 <= speed <= 2]
         if not self.speeds or len(set(map(speed_prefix, self.speeds))) < len(self.speeds):
             found.append(f"speeds: {list(self.speeds)} must be different factors, such as 0.9 1.0 1.1")
+        if self.online and self.speeds != (1.0,):
+            found.append(f"speeds: {list(self.speeds)} with online; data.speeds of the training makes the copies there")
         if not 0 <= self.max_dropped <= 1:
             found.append(f"max_dropped: {self.max_dropped} is no share in 0 to 1; 0.001 is usual")
         if self.min_frames < 1 or self.max_duration <= 0:
@@ -104,7 +110,7 @@ def _extract(
         for utt_id, (utterance, speed) in copies.items()
     ]
     limits = Limits(min_frames=config.min_frames, max_duration=config.max_duration)
-    shards = list(plan(tasks, folder, config.features, limits))
+    shards = list(plan(tasks, folder, config.features, limits, archive=not config.online))
     useful = 1 + int(sum(task.duration for task in tasks) / SECONDS_PER_PROCESS)
     num_jobs = min(num_processes(config.num_jobs), useful, len(shards))
     return list(map_parallel(write_shard, shards, num_jobs, f"fbank {config.data.name}"))
@@ -126,7 +132,8 @@ def _finish(
     frames: dict[str, int] = {}
     for result in results:
         for utt_id, offset, num_frames in result.written:
-            feats_scp[utt_id] = f"{place}/{result.name}:{offset}"
+            if not config.online:
+                feats_scp[utt_id] = f"{place}/{result.name}:{offset}"
             frames[utt_id] = num_frames
     _write_tables(data, {utt_id: copies[utt_id] for utt_id in frames}, feats_scp, frames, folder)
     lines = ["utt_id\treason\tdetail", *("\t".join(" ".join(value.split()) for value in drop) for drop in dropped)]
@@ -188,7 +195,7 @@ def _write_tables(
         utt2dur={utt_id: utterance.duration / speed for utt_id, (utterance, speed) in copies.items()},
         text=None if data.text is None else {utt_id: utt.text or "" for utt_id, (utt, _) in copies.items()},
         segments=segments,
-        feats_scp=feats_scp,
+        feats_scp=feats_scp or None,
         utt2num_frames=frames,
         num_samples=samples if data.num_samples is not None else None,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,10 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What goes into one archive."""
+    """What goes into one archive; without `archive` it is only looked at."""
 
     path: Path
+    archive: bool
     tasks: tuple[Task, ...]
     features: FbankConfig
     limits: Limits
@@ -57,7 +59,10 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What went into it: (utt_id, offset, num_frames), the sums, and (utt_id, reason, detail) of what did not."""
+    """What went into it: (utt_id, offset, num_frames), the sums, and (utt_id, reason, detail) of what did not.
+
+    Without an archive every offset is 0.
+    """
 
     name: str
     written: list[tuple[str, int, int]]
@@ -65,7 +70,9 @@ class ShardResult:
     dropped: list[tuple[str, str, str]]
 
 
-def plan(tasks: Sequence[Task], folder: Path, features: FbankConfig, limits: Limits) -> Iterator[Shard]:
+def plan(
+    tasks: Sequence[Task], folder: Path, features: FbankConfig, limits: Limits, archive: bool = True
+) -> Iterator[Shard]:
     """Deal tasks, in their order, into shards of about equal duration."""
     least, most = SHARD_SECONDS
     target = min(max(sum(task.duration for task in tasks) / SHARDS, least), most)
@@ -77,7 +84,7 @@ def plan(tasks: Sequence[Task], folder: Path, features: FbankConfig, limits: Lim
         if seconds >= target or task is tasks[-1]:
             number += 1
             path = folder / f"feats.{number}.ark"
-            yield Shard(path=path, tasks=tuple(pile), features=features, limits=limits)
+            yield Shard(path=path, archive=archive, tasks=tuple(pile), features=features, limits=limits)
             pile, seconds = [], 0.0
 
 
@@ -95,7 +102,8 @@ def _write(shard: Shard) -> ShardResult:
     written: list[tuple[str, int, int]] = []
     dropped: list[tuple[str, str, str]] = []
     sums = FeatureSums.of(torch.zeros(0, shard.features.num_mel_bins))
-    with open(shard.path, "wb") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(open(shard.path, "wb")) if shard.archive else None
         for task in shard.tasks:
             _end_with_parent()
             try:
@@ -103,7 +111,8 @@ def _write(shard: Shard) -> ShardResult:
             except _Dropped as drop:
                 dropped.append((task.utt_id, *drop.args))
                 continue
-            written.append((task.utt_id, write_feats(file, task.utt_id, feats.numpy()), len(feats)))
+            offset = write_feats(file, task.utt_id, feats.numpy()) if file else 0
+            written.append((task.utt_id, offset, len(feats)))
             sums += FeatureSums.of(feats)
     return ShardResult(name=shard.path.name, written=written, sums=sums, dropped=dropped)
 
