@@ -1,18 +1,19 @@
-"""FAULTS.md T01-T03, T07, X05, X06: training that leaves the range of sensible numbers, and ranks that differ."""
+"""FAULTS.md T01-T03, T06, T07, X05, X06: training that leaves the range of sensible numbers, and ranks that differ."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.training import toy
 from tests.training.runs import call, call_ranks, differences, usable
-from w2vbert_asr.errors import ConfigError, NumericsError
-from w2vbert_asr.training import checkpoint
+from w2vbert_asr.errors import ConfigError, NumericsError, ResourceError
+from w2vbert_asr.training import checkpoint, memory
 from w2vbert_asr.training.distributed import World
 from w2vbert_asr.training.optimizer import OptimizerConfig, Part
 
@@ -62,6 +63,59 @@ def test_t02_eleven_bad_batches_end_the_run(tmp_path: Path) -> None:
     assert usable(tmp_path)[0] == 8
     weights = checkpoint.load_weights(checkpoint.newest(tmp_path))
     assert all(torch.isfinite(one).all() for one in weights.values())
+
+
+def test_t06_a_batch_that_does_not_fit_is_split_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {}
+    for name, room in (("whole", {}), ("split", {4: 2, 9: 3})):
+        model = toy.ToyModel(dropout=0.0, norm=False)
+        model.room = room
+        toy.run(tmp_path / name, model)
+        weights[name] = checkpoint.load_weights(checkpoint.newest(tmp_path / name))
+    said = capsys.readouterr().err
+    assert said.count("out of memory; tried again in halves") == 2
+    assert "step 5: out of memory; tried again in halves: 4-0, 4-1, 4-2, 4-3" in said
+    for name, one in weights["whole"].items():
+        torch.testing.assert_close(weights["split"][name], one, rtol=1e-4, atol=1e-5)
+
+
+def test_t06_running_statistics_are_put_back_before_the_second_trial(tmp_path: Path) -> None:
+    model = toy.ToyModel()
+    model.room = {0: 2}
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    batch = toy.make_batch(0)
+    expected = toy.ToyModel().train()
+    for half in memory.halves(batch):
+        expected(half, 0, 0)
+    toy.run(tmp_path, model, max_steps=1, dev=[batch])
+    assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
+    torch.testing.assert_close(model.norm.running_mean, expected.norm.running_mean)
+
+
+def test_t06_a_second_failure_ends_the_run(tmp_path: Path) -> None:
+    model = toy.ToyModel()
+    model.room = {6: 1}
+    with pytest.raises(ResourceError, match=r"out of memory at step 7 with a batch of 2 item\(s\) of up to 0\.\d s"):
+        toy.run(tmp_path, model)
+    assert usable(tmp_path)[-1] == 6  # evaluated there, and saved
+
+
+def test_t06_the_dearest_batch_is_tried_before_the_first_step(tmp_path: Path) -> None:
+    model = toy.ToyModel()
+    model.room = {0: 1}
+    with pytest.raises(ResourceError, match=r"out of memory at step 1.*lower data\.batch_seconds"):
+        toy.run(tmp_path, model)
+    assert usable(tmp_path) == [] and lines(tmp_path, "train") == []
+
+
+def test_t06_what_counts_as_out_of_memory() -> None:
+    for action in (lambda: torch.empty(1 << 60), lambda: np.zeros(1 << 50)):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            action()
+        assert memory.is_out_of_memory(caught.value)
+    assert not memory.is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not memory.is_out_of_memory(ValueError("can't allocate memory"))
 
 
 @pytest.mark.parametrize("where", ["nan_losses", "nan_grads"])

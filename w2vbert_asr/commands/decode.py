@@ -39,7 +39,7 @@ def run(config: Config) -> dict[str, object]:
     """Decode in batches of like length; write `text` and `hyp.jsonl`, sorted by utterance, whole or not at all."""
     recognizer = load_model(config.model, config.device, config.search)
     reader = FeatureReader([config.data], online=not (config.data / "feats.scp").is_file())
-    batches = batching.batch_by_frames(reader.num_frames, int(config.batch_seconds * FRAMES_PER_SECOND), None)
+    batches = batching.batch_by_cost(reader.num_frames, config.batch_seconds * FRAMES_PER_SECOND, None)
     records: dict[int, dict[str, object]] = {}
     seconds = 0.0
     for batch in tqdm(batches, desc=f"decode {config.data.name}", unit="batch", disable=None):

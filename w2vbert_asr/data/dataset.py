@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.counter_random import draw_key
 from w2vbert_asr.data import batching
-from w2vbert_asr.data.batching import Item, Piece
+from w2vbert_asr.data.batching import Cost, Item, Piece
 from w2vbert_asr.data.collate import collate
 from w2vbert_asr.data.features import FeatureReader
 from w2vbert_asr.errors import ConfigError, DataError
@@ -36,14 +36,18 @@ FRAMES_PER_SECOND = 100
 class DataConfig:
     """features: read from dump/, or computed online from audio. speeds: factors of online features, each a copy.
 
-    batch_seconds: padded audio of a global batch. crop_seconds: with packing, utterances of a speaker are joined and
-    cut to crops of this length. min_seconds, max_seconds: shorter and longer utterances are left out of training.
+    batch_seconds: padded audio of a global batch; in fine-tuning a token costs token_frames and each cell of an
+    utterance's lattice, frames times tokens, cell_frames as much as a frame (10 ms) of audio. crop_seconds: with
+    packing, utterances of a speaker are joined and cut to crops of this length. min_seconds, max_seconds: shorter and
+    longer utterances are left out of training.
     num_workers: loader processes.
     """
 
     features: Literal["dump", "online"] = "dump"
     speeds: tuple[float, ...] = (1.0,)
     batch_seconds: float = 200.0
+    token_frames: float = 0.0
+    cell_frames: float = 0.0
     crop_seconds: float = 32.0
     min_seconds: float = 0.5
     max_seconds: float = 40.0
@@ -56,6 +60,8 @@ class DataConfig:
             found.append("speeds are for features: online; stage 1 writes the copies of dump/ (fbank --speeds)")
         if not 0.0 < self.min_seconds < self.max_seconds:
             found.append("min_seconds and max_seconds must satisfy 0 < min_seconds < max_seconds")
+        if self.token_frames < 0.0 or self.cell_frames < 0.0:
+            found.append("token_frames and cell_frames must not be negative")
         return found
 
 
@@ -127,6 +133,7 @@ class TrainLoader(Dataset[Batch]):
         self.blank_id, self.augment, self.rank, self.world_size = blank_id, augment, rank, world_size
         self.digest = corpus.digest
         low, high = config.min_seconds * FRAMES_PER_SECOND, config.max_seconds * FRAMES_PER_SECOND
+        self.cost = Cost() if packed else Cost(per_token=config.token_frames, per_cell=config.cell_frames)
         self.usable = [i for i, frames in enumerate(corpus.num_frames) if packed or low <= frames <= high]
         self.plan = lru_cache(maxsize=2)(self._plan)
         self.batches_per_epoch = len(self.plan(0))
@@ -162,8 +169,17 @@ class TrainLoader(Dataset[Batch]):
         else:
             items = [corpus.whole(index) for index in self.usable]
         lengths = [batching.item_frames(item) for item in items]
-        batches = batching.batch_by_frames(lengths, int(config.batch_seconds * FRAMES_PER_SECOND), rng)
+        tokens = None if self.packed else [len(corpus.tokens[item[0].index]) for item in items]
+        batches = batching.batch_by_cost(lengths, config.batch_seconds * FRAMES_PER_SECOND, rng, tokens, self.cost)
         return [[items[i] for i in batch] for batch in batches]
+
+    def dearest(self) -> Batch:
+        """This rank's share of the batch of the first epoch that costs most, to be tried before all others."""
+        return self[max(range(self.batches_per_epoch), key=lambda index: self._cost_of(self.plan(0)[index]))]
+
+    def _cost_of(self, items: Sequence[Item]) -> float:
+        frames = max(map(batching.item_frames, items))
+        return len(items) * self.cost.of(frames, max(len(self.corpus.tokens[item[0].index]) for item in items))
 
     def position_to_epoch(self, position: int) -> tuple[int, int]:
         """(epoch, number of the batch in it)."""
@@ -206,7 +222,7 @@ class EvalLoader:
             else [corpus.whole(index) for index in range(len(frames)) if frames[index] > 0]
         )
         lengths = [batching.item_frames(item) for item in items]
-        batches = batching.batch_by_frames(lengths, int(config.batch_seconds * FRAMES_PER_SECOND), None)
+        batches = batching.batch_by_cost(lengths, config.batch_seconds * FRAMES_PER_SECOND, None)
         self.batches = [[items[i] for i in batch] for batch in batches]
 
     def __len__(self) -> int:

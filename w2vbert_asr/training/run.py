@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from w2vbert_asr.batch import Batch
-from w2vbert_asr.errors import ConfigError, NumericsError
-from w2vbert_asr.training import checkpoint, nonfinite
+from w2vbert_asr.errors import ConfigError, NumericsError, ResourceError
+from w2vbert_asr.training import checkpoint, memory, nonfinite
 from w2vbert_asr.training.checkpoint import Checkpoint
 from w2vbert_asr.training.distributed import World, gather_bytes, on_main, wrap
 from w2vbert_asr.training.evaluation import Measure, evaluate
@@ -47,6 +47,10 @@ class BatchSource(Protocol):
 
     def position_to_epoch(self, position: int) -> tuple[int, int]:
         """(epoch, number of the batch in it)."""
+        ...
+
+    def dearest(self) -> Batch:
+        """This rank's share of the batch that needs most memory."""
         ...
 
 
@@ -149,14 +153,14 @@ class Run:
         return wanted and self.state != self.saved and step > 0
 
     def rehearse(self, batch: Batch) -> None:
-        """A backward pass that counts for nothing, before the first one that does.
+        """A backward pass of the dearest batch that counts for nothing, before the first one that does.
 
-        DistributedDataParallel settles the order in which it adds gradients in its first pass: as a step of the run, it
-        would make a resumed run of three ranks or more differ in the last bits.
+        What does not fit into memory ends the run now and not in the night. And DistributedDataParallel settles the
+        order in which it adds gradients in its first pass: as a step of the run, it would make a resumed run of three
+        ranks or more differ in the last bits.
         """
         before = snapshot(self.model)
-        batch = batch.to(self.world.device)
-        compute_gradients(self.wrapped, self.optimizers.parameters, [batch], self.state.step, 0, self.setting)
+        self._gradients([batch.to(self.world.device)], self.state.step, before)
         self.optimizers.zero_grad()
         restore(self.model, before)
 
@@ -168,9 +172,7 @@ class Run:
         micro = [next(batches).to(self.world.device) for _ in range(config.accumulate)]
         self.clock.waited += time.monotonic() - began
         rates = self.optimizers.set_learning_rates(step)
-        update = compute_gradients(
-            self.wrapped, self.optimizers.parameters, micro, step, self.stop.signal, self.setting
-        )
+        update, micro = self._gradients(micro, step, before)
         if update.finite:
             self.optimizers.step()
             for output in update.outputs:
@@ -196,6 +198,29 @@ class Run:
         if (step + 1) % config.log_every == 0 or step + 1 == config.max_steps:
             self._log_train()
         return update.stop
+
+    def _gradients(
+        self, micro: list[Batch], step: int, before: Mapping[str, Tensor], again: bool = False
+    ) -> tuple[Update, list[Batch]]:
+        """The gradients and the micro-batches they are of: halves of those given, if these do not fit into memory."""
+        stop = self.stop.signal
+        try:
+            return compute_gradients(self.wrapped, self.optimizers.parameters, micro, step, stop, self.setting), micro
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        # Out of the handler, which would keep the tensors of the failed pass alive.
+        self.optimizers.zero_grad()
+        restore(self.model, before)
+        smaller = [half for batch in micro for half in memory.halves(batch)]
+        if again or len(smaller) == len(micro) or self.world.size > 1:  # the other ranks are amid their exchange
+            raise ResourceError(
+                f"{self.out}: out of memory at step {step + 1} with a batch of {memory.describe(micro)}; lower "
+                "data.batch_seconds and raise trainer.accumulate, or set model.encoder.checkpoint_blocks=true"
+            )
+        utt_ids = ", ".join(utt_id for batch in micro for utt_id in batch.utt_ids)
+        self.progress.say(f"step {step + 1}: out of memory; tried again in halves: {utt_ids}")
+        return self._gradients(smaller, step, before, again=True)
 
     def evaluate(self) -> int:
         """Evaluate, log and rank this step; returns the number of a signal that cut it short, else 0."""

@@ -6,7 +6,6 @@ and started again ends with the same bits as one that was not: same machine type
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -114,10 +113,7 @@ def train(
             progress.say(f"{out}: finished at step {state.step}; nothing left to do")
         else:
             batches: Iterator[Batch] = stack.enter_context(closing(cast(Any, loader.iterate(state.position))))
-            if world.size > 1:
-                first = next(batches)
-                run.rehearse(first)
-                batches = itertools.chain([first], batches)
+            run.rehearse(loader.dearest())
             _loop(run, batches, loader)
         return TrainResult(
             step=run.state.step,
