@@ -49,7 +49,7 @@ def test_contrastive_equals_a_loop(num_distractors: int) -> None:
         one = slow_contrastive(context[row][:length], quantized[row], codes[row], chosen, config.temperature)
         loss, correct, equal = loss + one[0], correct + one[1], equal + one[2]
         drawn += sum(map(len, chosen))
-    assert float(output.loss) == pytest.approx(loss, rel=1e-5)
+    assert float(output.loss.sum()) == pytest.approx(loss, rel=1e-5)
     assert int(output.count) == 11  # an utterance with one masked frame leaves the loss
     assert int(output.correct) == correct
     assert (int(output.equal_distractors), int(output.num_distractors)) == (equal, drawn)
@@ -61,8 +61,8 @@ def test_contrastive_has_finite_gradients_where_an_utterance_has_no_distractor()
     codes = torch.tensor([[[0], [0], [0]], [[1], [0], [0]]])  # all equal: every distractor is masked out
     distractors = draw_distractors(valid, torch.arange(3).repeat(2, 1), ("a", "b"), 0, 0, 100)
     output = contrastive_loss(context, torch.randn(2, 3, 4), codes, valid, distractors, ContrastiveConfig())
-    output.loss.backward()
-    assert float(output.loss.detach()) == 0.0 and torch.isfinite(context.grad).all()
+    output.loss.sum().backward()
+    assert float(output.loss.detach().sum()) == 0.0 and torch.isfinite(context.grad).all()
 
 
 def test_distractors_are_uniform_and_do_not_depend_on_the_batch() -> None:
@@ -99,6 +99,6 @@ def test_masked_prediction_equals_torchs_cross_entropy() -> None:
     logits, ids = torch.randn(9, 2, 5), torch.randint(0, 5, (9, 2))
     choice = torch.nn.functional.one_hot(ids, 5).float()
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="sum") / 2
-    torch.testing.assert_close(masked_prediction_loss(logits, choice), expected)
+    torch.testing.assert_close(masked_prediction_loss(logits, choice).sum(), expected)
     logits[0] = 9 * choice[0]
     assert float(num_correct(logits, ids)) == float((logits.argmax(-1) == ids).float().sum() / 2)

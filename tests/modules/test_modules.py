@@ -92,7 +92,7 @@ def test_quantizer_samples_follow_the_softmax() -> None:
     torch.manual_seed(0)
     quantizer = GumbelQuantizer(4, QuantizerConfig(num_codes=5, code_dim=6)).train()
     features = torch.randn(1, 1, 4).expand(1, 20_000, 4)
-    quantized = quantizer(features, ("u",), 0, 0, temperature=2.0)
+    quantized = quantizer(features, torch.zeros(1, 20_000, dtype=torch.bool), ("u",), 0, 0, temperature=2.0)
     shares = torch.bincount(quantized.sampled_ids.flatten(), minlength=5) / 20_000
     torch.testing.assert_close(shares, torch.softmax(quantized.logits[0, 0, 0], -1).detach(), atol=0.015, rtol=0)
     vectors = quantizer.vectors(quantized.choice)
@@ -101,15 +101,32 @@ def test_quantizer_samples_follow_the_softmax() -> None:
 
 def test_quantizer_gradient_is_that_of_the_soft_choice() -> None:
     torch.manual_seed(0)
-    quantizer = GumbelQuantizer(4, QuantizerConfig(num_codes=5, code_dim=6, num_codebooks=2)).eval()  # no noise
+    quantizer = GumbelQuantizer(
+        4, QuantizerConfig(num_codes=5, code_dim=6, num_codebooks=2, input_norm="batch")
+    ).eval()  # no noise
     features = torch.randn(1, 3, 4, requires_grad=True)
     weights = torch.randn(1, 3, 2, 5)
-    (quantizer(features, ("u",), 0, 0, 0.7).choice * weights).sum().backward()
+    pad_mask = torch.zeros(1, 3, dtype=torch.bool)
+    (quantizer(features, pad_mask, ("u",), 0, 0, 0.7).choice * weights).sum().backward()
     hard = features.grad.clone()
     features.grad = None
-    soft = torch.softmax(quantizer.logits(features).unflatten(-1, (2, 5)) / 0.7, -1)
+    soft = torch.softmax(quantizer.logits(quantizer.norm(features, pad_mask)).unflatten(-1, (2, 5)) / 0.7, -1)
     (soft * weights).sum().backward()
     torch.testing.assert_close(hard, features.grad)
+
+
+def test_quantizer_uses_many_codes_from_the_start_whatever_frames_have_in_common() -> None:
+    used = {}
+    for norm in ("none", "batch"):
+        torch.manual_seed(0)
+        quantizer = GumbelQuantizer(32, QuantizerConfig(num_codes=64, code_dim=8, input_norm=norm)).train()
+        features = torch.randn(2, 500, 32) * torch.rand(32) + 3.0 * torch.randn(32)
+        pad_mask = torch.zeros(2, 500, dtype=torch.bool)
+        pad_mask[1, 300:] = True
+        features[pad_mask] = 1e3  # never looked at
+        ids = quantizer(features, pad_mask, ("u", "v"), 0, 0, 2.0).ids[~pad_mask]
+        used[norm] = len(ids.unique())
+    assert used["none"] < 16 and used["batch"] > 48
 
 
 def test_temperature_falls_geometrically_over_its_share() -> None:

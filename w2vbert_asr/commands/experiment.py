@@ -1,21 +1,64 @@
-"""What pre-training and fine-tuning share before the first step: statistics, starting weights, files."""
+"""What pre-training and fine-tuning share: statistics, starting weights, files, and the run itself."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from w2vbert_asr import model_folder
+from w2vbert_asr.data.dataset import EvalLoader, TrainLoader
 from w2vbert_asr.data.files import atomic_write
 from w2vbert_asr.errors import ConfigError, DataError, summarize
 from w2vbert_asr.features.stats import FeatureStats
+from w2vbert_asr.training.distributed import World
+from w2vbert_asr.training.evaluation import Measure
+from w2vbert_asr.training.optimizer import Part
+from w2vbert_asr.training.run import TrainerConfig
+from w2vbert_asr.training.trainer import TrainResult, train
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A training put together, before its first step.
+
+    parts: of the parameters, each with its optimizer. resolved: the whole configuration as plain data. digests: of what
+    else decides the run. prepare: writes the experiment's own files. measure: further metrics of a dev batch.
+    """
+
+    model: nn.Module
+    loader: TrainLoader
+    dev: EvalLoader
+    parts: Mapping[str, Part]
+    resolved: Mapping[str, Any]
+    digests: Mapping[str, str]
+    prepare: Callable[[], None]
+    measure: Measure | None = None
+
+
+def run(assembly: Assembly, trainer: TrainerConfig, out: Path, world: World) -> TrainResult:
+    """Train it in `out`, from where that stands."""
+    return train(
+        assembly.model,
+        assembly.loader,
+        assembly.dev,
+        config=trainer,
+        optimizers=assembly.parts,
+        out=out,
+        resolved=assembly.resolved,
+        digests=assembly.digests,
+        measure=assembly.measure,
+        prepare=assembly.prepare,
+        world=world,
+    )
 
 
 def training_stats(train: Sequence[Path]) -> FeatureStats:

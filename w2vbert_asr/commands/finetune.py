@@ -16,15 +16,15 @@ from w2vbert_asr.batch import Batch
 from w2vbert_asr.commands import experiment
 from w2vbert_asr.data.dataset import Corpus, DataConfig, EvalLoader, TrainLoader
 from w2vbert_asr.features.augment import SpecAugmentConfig
+from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.encoder import EncoderConfig
 from w2vbert_asr.models.transducer import Transducer, TransducerConfig
 from w2vbert_asr.scoring import score
 from w2vbert_asr.search import SearchConfig, search
 from w2vbert_asr.text.tokenizer import Tokenizer
-from w2vbert_asr.training.distributed import open_world
+from w2vbert_asr.training.distributed import World, open_world
 from w2vbert_asr.training.optimizer import OptimizerConfig, Part, freeze
 from w2vbert_asr.training.run import TrainerConfig
-from w2vbert_asr.training.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,51 +55,52 @@ def run(config: Config) -> dict[str, object]:
     """Train; dev loss and greedy dev WER choose the checkpoints that are kept for `w2vbert average`."""
     trainer = config.trainer
     with open_world(trainer.device, trainer.timeout) as world:
-        torch.manual_seed(trainer.seed)
-        tokenizer = Tokenizer(config.tokenizer)
-        saved = model_folder.read(config.init) if config.init else None
-        if saved is not None:
-            encoder = _encoder_of(saved, config.model.encoder)
-            config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
-        model = Transducer(config.model, tokenizer.vocab_size, tokenizer.blank_id)
-        if saved is None:
-            stats, init = experiment.training_stats(config.train), None
-        else:
-            stats = saved.stats
-            init = experiment.load_parts(model, saved.weights, config.init_parts, saved.source)
-        freeze(model, config.freeze)
-        corpus = Corpus(config.train, config.data, stats, tokenizer, config.data.speeds)
-        loader = TrainLoader(
-            corpus,
-            config.data,
-            seed=trainer.seed,
-            packed=False,
-            blank_id=tokenizer.blank_id,
-            augment=config.augment,
-            rank=world.rank,
-            world_size=world.size,
-        )
-        dev_corpus = Corpus([config.dev], config.data, stats, tokenizer)
-        dev = EvalLoader(dev_corpus, config.data, packed=False, blank_id=tokenizer.blank_id)
-        references = dict(zip(dev_corpus.utt_ids, dev_corpus.texts, strict=True))
-        parts = {
+        result = experiment.run(assemble(config, world), trainer, config.out, world)
+    return {"step": result.step, "best": result.best}
+
+
+def assemble(config: Config, world: World, stats: FeatureStats | None = None) -> experiment.Assembly:
+    """The model at its start and this rank's data. stats: in place of the training sets' or those of `init`."""
+    trainer = config.trainer
+    torch.manual_seed(trainer.seed)
+    tokenizer = Tokenizer(config.tokenizer)
+    saved = model_folder.read(config.init) if config.init else None
+    if saved is not None:
+        encoder = _encoder_of(saved, config.model.encoder)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+    model = Transducer(config.model, tokenizer.vocab_size, tokenizer.blank_id)
+    init = None
+    if saved is not None:
+        init = experiment.load_parts(model, saved.weights, config.init_parts, saved.source)
+        stats = stats or saved.stats
+    stats = stats or experiment.training_stats(config.train)
+    freeze(model, config.freeze)
+    loader = TrainLoader(
+        Corpus(config.train, config.data, stats, tokenizer, config.data.speeds),
+        config.data,
+        seed=trainer.seed,
+        packed=False,
+        blank_id=tokenizer.blank_id,
+        augment=config.augment,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    dev_corpus = Corpus([config.dev], config.data, stats, tokenizer)
+    dev = EvalLoader(dev_corpus, config.data, packed=False, blank_id=tokenizer.blank_id)
+    references = dict(zip(dev_corpus.utt_ids, dev_corpus.texts, strict=True))
+    return experiment.Assembly(
+        model=model,
+        loader=loader,
+        dev=dev,
+        parts={
             "encoder": Part(config=config.encoder_optimizer, prefixes=("encoder.",)),
             "rest": Part(config=config.optimizer),
-        }
-        result = train(
-            model,
-            loader,
-            dev,
-            config=trainer,
-            optimizers=parts,
-            out=config.out,
-            resolved=configuration.to_dict(config),
-            digests={"dev": dev.digest, "tokenizer": tokenizer.digest},
-            measure=lambda trained, batch: greedy_errors(trained, batch, references, tokenizer),
-            prepare=lambda: experiment.write_files(config.out, stats, config.tokenizer, init),
-            world=world,
-        )
-    return {"step": result.step, "best": result.best}
+        },
+        resolved=configuration.to_dict(config),
+        digests={"dev": dev.digest, "tokenizer": tokenizer.digest},
+        measure=lambda trained, batch: greedy_errors(trained, batch, references, tokenizer),
+        prepare=lambda: experiment.write_files(config.out, stats, config.tokenizer, init),
+    )
 
 
 def greedy_errors(

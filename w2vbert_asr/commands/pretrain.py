@@ -11,12 +11,12 @@ from w2vbert_asr import config as configuration
 from w2vbert_asr import model_folder
 from w2vbert_asr.commands import experiment
 from w2vbert_asr.data.dataset import Corpus, DataConfig, EvalLoader, TrainLoader
+from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.w2vbert import W2VBert, W2VBertConfig
 from w2vbert_asr.training import checkpoint
-from w2vbert_asr.training.distributed import open_world
+from w2vbert_asr.training.distributed import World, open_world
 from w2vbert_asr.training.optimizer import OptimizerConfig, Part
 from w2vbert_asr.training.run import TrainerConfig
-from w2vbert_asr.training.trainer import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +37,34 @@ def run(config: Config) -> dict[str, object]:
     """Train, then export the last checkpoint as `model/`."""
     trainer = config.trainer
     with open_world(trainer.device, trainer.timeout) as world:
-        torch.manual_seed(trainer.seed)
-        model = W2VBert(config.model, trainer.max_steps)
-        init = None
-        if config.init is None:
-            stats = experiment.training_stats(config.train)
-        else:
-            saved = model_folder.read(config.init)
-            parts = sorted({name.split(".")[0] for name in saved.weights})
-            stats, init = saved.stats, experiment.load_parts(model, saved.weights, parts, saved.source)
-        corpus = Corpus(config.train, config.data, stats, None, config.data.speeds)
-        loader = TrainLoader(
-            corpus, config.data, seed=trainer.seed, packed=True, rank=world.rank, world_size=world.size
-        )
-        dev = EvalLoader(Corpus([config.dev], config.data, stats, None), config.data, packed=True)
-        result = train(
-            model,
-            loader,
-            dev,
-            config=trainer,
-            optimizers={"all": Part(config=config.optimizer)},
-            out=config.out,
-            resolved=configuration.to_dict(config),
-            digests={"dev": dev.digest},
-            prepare=lambda: experiment.write_files(config.out, stats, None, init),
-            world=world,
-        )
+        result = experiment.run(assemble(config, world), trainer, config.out, world)
         if world.is_main:
             weights = checkpoint.load_weights(result.checkpoint)
             note = f"W2V-BERT pre-training, {result.step} steps."
             model_folder.export_experiment(config.out, config.out / "model", weights, note)
     return {"step": result.step, "best": result.best}
+
+
+def assemble(config: Config, world: World, stats: FeatureStats | None = None) -> experiment.Assembly:
+    """The model at its start and this rank's data. stats: in place of the training sets' or those of `init`."""
+    trainer = config.trainer
+    torch.manual_seed(trainer.seed)
+    model = W2VBert(config.model, trainer.max_steps)
+    init = None
+    if config.init is not None:
+        saved = model_folder.read(config.init)
+        parts = sorted({name.split(".")[0] for name in saved.weights})
+        init = experiment.load_parts(model, saved.weights, parts, saved.source)
+        stats = stats or saved.stats
+    stats = stats or experiment.training_stats(config.train)
+    corpus = Corpus(config.train, config.data, stats, None, config.data.speeds)
+    dev = EvalLoader(Corpus([config.dev], config.data, stats, None), config.data, packed=True)
+    return experiment.Assembly(
+        model=model,
+        loader=TrainLoader(corpus, config.data, seed=trainer.seed, packed=True, rank=world.rank, world_size=world.size),
+        dev=dev,
+        parts={"all": Part(config=config.optimizer)},
+        resolved=configuration.to_dict(config),
+        digests={"dev": dev.digest},
+        prepare=lambda: experiment.write_files(config.out, stats, None, init),
+    )

@@ -187,9 +187,14 @@ class TrainLoader(Dataset[Batch]):
 
     def __getitem__(self, position: int) -> Batch:
         """This rank's share of the global batch at `position`."""
+        epoch, _ = self.position_to_epoch(position)
+        augment = self._augment_at(epoch) if self.augment else None
+        return make_batch(self.corpus, self.items(position), self.blank_id, augment)
+
+    def items(self, position: int) -> list[Item]:
+        """What that batch is made of."""
         epoch, index = self.position_to_epoch(position)
-        items = self.plan(epoch)[index][self.rank :: self.world_size]
-        return make_batch(self.corpus, items, self.blank_id, self._augment_at(epoch) if self.augment else None)
+        return self.plan(epoch)[index][self.rank :: self.world_size]
 
     def _augment_at(self, epoch: int) -> _Augment:
         assert self.augment is not None

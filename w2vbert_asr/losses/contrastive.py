@@ -28,7 +28,7 @@ class ContrastiveConfig:
 
 @dataclass(frozen=True)
 class ContrastiveOutput:
-    """loss: sum over frames. count: frames with at least one other masked frame. correct: frames ranked right.
+    """loss: (B,), sums over frames. count: frames with at least one other masked frame. correct: frames ranked right.
 
     equal_distractors of num_distractors drawn ones had the positive's codes; they do not enter the loss.
     """
@@ -76,7 +76,7 @@ def contrastive_loss(
         own = similarity.diagonal(dim1=1, dim2=2)
         counted = valid & (valid.sum(1, keepdim=True) > 1)
         total = torch.logsumexp(scores.masked_fill(~valid[:, :, None], 0.0), dim=-1)
-        loss = torch.where(counted, total - own, 0.0).sum()
+        loss = torch.where(counted, total - own, 0.0).sum(1)
     rival = scores.detach().masked_fill(positive, -torch.inf).amax(-1)
     drawn = distractors & counted[:, :, None]
     return ContrastiveOutput(

@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def masked_prediction_loss(logits: Tensor, choice: Tensor) -> Tensor:
-    """Sum over frames of the cross entropy -sum_c choice log softmax(logits), averaged over the books.
+    """The cross entropy of each frame, -sum_c choice log softmax(logits), averaged over the books: (N,).
 
     logits, choice (N, G, C). `choice` is one-hot; detach it for the paper's loss, or hand over the straight-through
     choice to let the gradient reach the quantizer. Float32 whatever the autocast.
     """
     log_probs = torch.log_softmax(logits.float(), dim=-1)
-    return -(choice * log_probs).sum() / logits.shape[1]
+    return -(choice * log_probs).sum((1, 2)) / logits.shape[1]
 
 
 def num_correct(logits: Tensor, ids: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ class LossTerm:
     """A loss as a sum over `count` items; the trainer divides once, by the count over all ranks and micro-batches.
 
     total: scalar, differentiable. count: scalar tensor (no gradient). weight: factor of the term in the objective.
+    by_utterance: (B,), what each adds to the total, without gradient; None where it is not a sum over utterances.
     """
 
     total: Tensor
     count: Tensor
     weight: float = 1.0
+    by_utterance: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -88,15 +88,16 @@ class Transducer(nn.Module):
             self.blank_id,
         )
         count = batch.token_lens.sum()
-        terms = {"transducer": LossTerm(losses.sum(), count)}
+        terms = {"transducer": LossTerm(losses.sum(), count, by_utterance=losses.detach())}
         if self.config.ctc_weight:
-            terms["ctc"] = LossTerm(self._ctc_loss(encoded, lens, batch), count, self.config.ctc_weight)
+            losses = self._ctc_loss(encoded, lens, batch)
+            terms["ctc"] = LossTerm(losses.sum(), count, self.config.ctc_weight, losses.detach())
         return LossOutput(terms)
 
     def _ctc_loss(self, encoded: Tensor, lens: Tensor, batch: Batch) -> Tensor:
-        """Sum over the utterances that CTC can align (it needs a frame for every token); the others add nothing."""
+        """(B,): -log P of the utterances that CTC can align (it needs a frame for every token), 0 for the others."""
         with torch.autocast(encoded.device.type, enabled=False):
             log_probs = torch.log_softmax(self.ctc(encoded.float()), dim=-1).transpose(0, 1)
         return F.ctc_loss(
-            log_probs, batch.tokens, lens, batch.token_lens, self.blank_id, reduction="sum", zero_infinity=True
+            log_probs, batch.tokens, lens, batch.token_lens, self.blank_id, reduction="none", zero_infinity=True
         )

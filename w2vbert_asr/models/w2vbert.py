@@ -67,6 +67,29 @@ class W2VBertConfig:
         return self.contrastive_layers < self.encoder.num_layers
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What is masked, and what is to be found there.
+
+    features (B, T, feature dim), unmasked · lens (B,) · pad_mask, span_mask (B, T) · quantized: of every frame.
+    """
+
+    features: Tensor
+    lens: Tensor
+    pad_mask: Tensor
+    span_mask: Tensor
+    quantized: Quantized
+
+
+@dataclass(frozen=True)
+class Distractors:
+    """frames (B, M): masked frames in order · valid (B, M): False at padding · chosen (B, M, M): of each, in a row."""
+
+    frames: Tensor
+    valid: Tensor
+    chosen: Tensor
+
+
 class W2VBert(nn.Module):
     """The pre-training model: Batch -> LossOutput. `max_steps` is the length of the run, for its schedules."""
 
@@ -88,29 +111,48 @@ class W2VBert(nn.Module):
     def forward(self, batch: Batch, seed: int, step: int) -> LossOutput:
         """All losses of a batch; what is drawn depends on (seed, step, utt_id) alone."""
         config = self.config
-        progress = step / max(self.max_steps, 1)
-        temperature = self.quantizer.temperature(progress)
-        features, lens = self.encoder.subsampling(batch.feats, batch.feat_lens)
-        pad_mask = lengths_to_pad_mask(lens, features.shape[1])
-        span_mask = draw_span_mask(lens, features.shape[1], batch.utt_ids, seed, step, config.span_mask)
-        quantized = self.quantizer(features, batch.utt_ids, seed, step, temperature)
+        targets = self.targets(batch, seed, step)
+        pad_mask, span_mask, quantized = targets.pad_mask, targets.span_mask, targets.quantized
 
-        masked = replace_masked(features, span_mask, batch.utt_ids, seed, step, config.span_mask.noise_std)
+        masked = replace_masked(targets.features, span_mask, batch.utt_ids, seed, step, config.span_mask.noise_std)
         context = self.encoder.run_blocks(self.encoder.project(masked), pad_mask, 0, config.contrastive_layers)
 
         num_masked = span_mask.sum()
         mean_probs = mean_code_probs(quantized.logits[~pad_mask])
         terms = {"diversity": LossTerm(diversity_loss(mean_probs) * num_masked, num_masked, config.diversity_weight)}
         stats = self._code_stats(quantized, pad_mask, mean_probs)
-        one = torch.ones((), device=lens.device)
-        stats["masked_share"] = (num_masked, lens.sum())
-        stats["temperature"] = (one * temperature, one)
+        one = torch.ones((), device=pad_mask.device)
+        stats["masked_share"] = (num_masked, targets.lens.sum())
+        stats["temperature"] = (one * self.quantizer.temperature(self._progress(step)), one)
         if config.contrastive_weight:
             self._add_contrastive(terms, stats, context, quantized, span_mask, batch, seed, step)
         if config.has_prediction:
             top = self.encoder.run_blocks(context, pad_mask, config.contrastive_layers, config.encoder.num_layers)
-            self._add_prediction(terms, stats, top[span_mask], quantized, span_mask, progress)
+            self._add_prediction(terms, stats, top[span_mask], quantized, span_mask, self._progress(step))
         return LossOutput(terms, stats)
+
+    def targets(self, batch: Batch, seed: int, step: int) -> Targets:
+        """Unmasked features, their codes, and the frames to be masked."""
+        features, lens = self.encoder.subsampling(batch.feats, batch.feat_lens)
+        pad_mask = lengths_to_pad_mask(lens, features.shape[1])
+        return Targets(
+            features=features,
+            lens=lens,
+            pad_mask=pad_mask,
+            span_mask=draw_span_mask(lens, features.shape[1], batch.utt_ids, seed, step, self.config.span_mask),
+            quantized=self.quantizer(
+                features, pad_mask, batch.utt_ids, seed, step, self.quantizer.temperature(self._progress(step))
+            ),
+        )
+
+    def distractors(self, span_mask: Tensor, batch: Batch, seed: int, step: int) -> Distractors:
+        """Those of every masked frame."""
+        frames, valid = masked_frames(span_mask)
+        num = self.config.contrastive.num_distractors
+        return Distractors(frames, valid, draw_distractors(valid, frames, batch.utt_ids, seed, step, num))
+
+    def _progress(self, step: int) -> float:
+        return step / max(self.max_steps, 1)
 
     def _add_contrastive(
         self,
@@ -124,17 +166,19 @@ class W2VBert(nn.Module):
         step: int,
     ) -> None:
         config = self.config
-        frames, valid = masked_frames(span_mask)
+        drawn = self.distractors(span_mask, batch, seed, step)
+        frames = drawn.frames
         rows = torch.arange(len(frames), device=frames.device)[:, None]
         output = contrastive_loss(
             self.context(context[rows, frames]),
             self.quantizer.vectors(quantized.choice[rows, frames]),
             quantized.sampled_ids[rows, frames],
-            valid,
-            draw_distractors(valid, frames, batch.utt_ids, seed, step, config.contrastive.num_distractors),
+            drawn.valid,
+            drawn.chosen,
             config.contrastive,
         )
-        terms["contrastive"] = LossTerm(output.loss, output.count, config.contrastive_weight)
+        loss = output.loss
+        terms["contrastive"] = LossTerm(loss.sum(), output.count, config.contrastive_weight, loss.detach())
         stats["contrastive_accuracy"] = (output.correct, output.count)
         stats["equal_distractors"] = (output.equal_distractors, output.num_distractors)
 
@@ -161,7 +205,10 @@ class W2VBert(nn.Module):
         count = span_mask.sum()
         share = min(progress / config.prediction_warmup_share, 1.0) if config.prediction_warmup_share else 1.0
         weight = config.prediction_weight * (0.1 + 0.9 * share)
-        terms["masked_prediction"] = LossTerm(masked_prediction_loss(logits, choice), count, weight)
+        losses = masked_prediction_loss(logits, choice)
+        rows = span_mask.nonzero()[:, 0]
+        by_utterance = losses.new_zeros(len(span_mask)).index_add(0, rows, losses.detach())
+        terms["masked_prediction"] = LossTerm(losses.sum(), count, weight, by_utterance)
         stats["accuracy"] = (num_correct(logits.detach(), ids), count)
 
     @torch.no_grad()

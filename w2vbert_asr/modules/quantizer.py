@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from w2vbert_asr.counter_random import draw_keys, gumbel
+from w2vbert_asr.modules.batch_norm import MaskedBatchNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,10 @@ class QuantizerConfig:
     decay by
     a factor an update; a share fits a run of any length). logit_std: standard deviation of the initial logits for
     normalised input: it must stand well above the Gumbel noise (1.28), or the sampled codes are noise and nothing
-    learns.
+    learns. input_norm: batch centres and scales every feature over the valid frames of the micro-batch on all ranks
+    (the papers are silent). Without it what all frames have in common decides the codes, few of them are used at the
+    start, and the diversity loss has to mend that first; with it the losses of a batch are no longer exactly the sums
+    over its micro-batches.
     """
 
     num_codebooks: int = 1
@@ -33,6 +38,7 @@ class QuantizerConfig:
     temperature_end: float = 0.5
     temperature_share: float = 0.6
     logit_std: float = 4.0
+    input_norm: Literal["none", "batch"] = "none"
 
     def problems(self) -> list[str]:
         """What is wrong with the fields together."""
@@ -66,6 +72,7 @@ class GumbelQuantizer(nn.Module):
     def __init__(self, input_dim: int, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
+        self.norm = MaskedBatchNorm(input_dim) if config.input_norm == "batch" else None
         books, codes = config.num_codebooks, config.num_codes
         self.logits = nn.Linear(input_dim, books * codes)
         self.codebook = nn.Parameter(torch.empty(books, codes, config.code_dim // books))
@@ -79,11 +86,17 @@ class GumbelQuantizer(nn.Module):
         share = min(progress / config.temperature_share, 1.0)
         return config.temperature_start * math.pow(config.temperature_end / config.temperature_start, share)
 
-    def forward(self, features: Tensor, utt_ids: Sequence[str], seed: int, step: int, temperature: float) -> Quantized:
-        """Quantize unmasked features (B, T, F), in float32 whatever the autocast; noise only in training."""
+    def forward(
+        self, features: Tensor, pad_mask: Tensor, utt_ids: Sequence[str], seed: int, step: int, temperature: float
+    ) -> Quantized:
+        """Quantize unmasked features (B, T, F), pad_mask (B, T), in float32 whatever the autocast.
+
+        Noise only in training.
+        """
         books, codes = self.config.num_codebooks, self.config.num_codes
         with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = self.logits(features.float()).view(*features.shape[:-1], books, codes)
+            centred = features.float() if self.norm is None else self.norm(features, pad_mask)
+            logits: Tensor = self.logits(centred).view(*features.shape[:-1], books, codes)
             noisy = logits
             if self.training:
                 frames = torch.arange(features.shape[1], device=features.device)

@@ -14,6 +14,7 @@ from w2vbert_asr.errors import ConfigError, DataError, summarize
 from w2vbert_asr.training.adafactor import Adafactor
 from w2vbert_asr.training.schedule import ScheduleName, lr_share
 
+OptimizerName = Literal["adamw", "adam", "adafactor"]
 _NO_STATE = "none"  # marks a parameter that has had no update yet, so that a lost state is never taken for it
 
 
@@ -26,7 +27,7 @@ class OptimizerConfig:
     floor_share: of the peak, where cosine and linear end. delay_steps: updates before the warm-up, at learning rate 0.
     """
 
-    name: Literal["adamw", "adam", "adafactor"] = "adamw"
+    name: OptimizerName = "adamw"
     peak_lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -139,6 +140,14 @@ class Optimizers:
 
 def build(model: nn.Module, parts: Mapping[str, Part], max_steps: int) -> Optimizers:
     """The optimizers of a model's trainable parameters. Raises ConfigError for a part without any, or the reverse."""
+    names = assign(model, parts)
+    optimizers = {part: _build_one(parts[part].config, list(names[part].values())) for part in parts}
+    every = [parameter for named in names.values() for parameter in named.values()]
+    return Optimizers(parts, optimizers, names, max_steps, every)
+
+
+def assign(model: nn.Module, parts: Mapping[str, Part]) -> dict[str, dict[str, nn.Parameter]]:
+    """A model's trainable parameters by part and name. Raises ConfigError for a part without any, or the reverse."""
     names: dict[str, dict[str, nn.Parameter]] = {part: {} for part in parts}
     homeless = []
     for name, parameter in model.named_parameters():
@@ -154,9 +163,7 @@ def build(model: nn.Module, parts: Mapping[str, Part], max_steps: int) -> Optimi
     problems += [f"{name}: belongs to no optimizer" for name in homeless]
     if problems:
         raise ConfigError("optimizers:\n" + summarize(problems))
-    optimizers = {part: _build_one(parts[part].config, list(names[part].values())) for part in parts}
-    every = [parameter for named in names.values() for parameter in named.values()]
-    return Optimizers(parts, optimizers, names, max_steps, every)
+    return names
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
@@ -175,6 +182,16 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
     return frozen
 
 
+def state_shapes(name: OptimizerName, shape: torch.Size) -> dict[str, torch.Size]:
+    """What an optimizer keeps of a parameter of this shape: float32 tensors by key."""
+    scalar = torch.Size([])
+    if name != "adafactor":
+        return {"step": scalar, "exp_avg": shape, "exp_avg_sq": shape}
+    if len(shape) < 2:
+        return {"step": scalar, "first": shape, "second": shape}
+    return {"step": scalar, "first": shape, "row": shape[:-1], "column": torch.Size([*shape[:-2], shape[-1]])}
+
+
 def _build_one(config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -191,14 +208,6 @@ def _misfits(name: str, parameter: Tensor, state: Mapping[str, Tensor], optimize
     """What of a parameter's state the optimizer cannot take over."""
     if not state or _NO_STATE in state:
         return []
-    whole, scalar = parameter.shape, torch.Size([])
-    if isinstance(optimizer, Adafactor):
-        wanted = {"step": scalar, "first": whole}
-        if parameter.ndim >= 2:
-            wanted |= {"row": whole[:-1], "column": torch.Size([*whole[:-2], whole[-1]])}
-        else:
-            wanted["second"] = whole
-    else:
-        wanted = {"step": scalar, "exp_avg": whole, "exp_avg_sq": whole}
+    wanted = state_shapes("adafactor" if isinstance(optimizer, Adafactor) else "adam", parameter.shape)
     found = {key: value.shape for key, value in state.items()}
     return [] if found == wanted else [f"{name}: found {found}, expected {wanted}"]

@@ -82,12 +82,12 @@ def train(
         held: list[lock.Lock] = []
         on_main(world, lambda: held.append(stack.enter_context(lock.own(out))))
         stop = stack.enter_context(catch_signals())
-        stack.enter_context(_deterministic(world))
+        stack.enter_context(deterministic(world))
         require_agreement(world, {"config": resolved, "digests": known})
         model.to(world.device).train()
         groups = optimizer.build(model, optimizers, config.max_steps)
         found = on_main(world, lambda: _find(out, config, resolved, known, prepare, world))
-        saved = _restore(model, groups, Path(found)) if found else None
+        saved = restore(model, groups, Path(found)) if found else None
         state = saved.state if saved else TrainState()
         state = replace(
             state,
@@ -166,7 +166,7 @@ def _find(
     return str(path) if path else None
 
 
-def _restore(model: nn.Module, groups: optimizer.Optimizers, path: Path) -> Checkpoint:
+def restore(model: nn.Module, groups: optimizer.Optimizers, path: Path) -> Checkpoint:
     """Load a checkpoint into the model and its optimizers."""
     saved = checkpoint.load(path)
     checkpoint.require_match(path, saved.model, model.state_dict())
@@ -187,7 +187,7 @@ def _end_early(run: Run, number: int) -> None:
 
 
 @contextmanager
-def _deterministic(world: World) -> Iterator[None]:
+def deterministic(world: World) -> Iterator[None]:
     """torch's deterministic algorithms where they exist, for the length of the run."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
