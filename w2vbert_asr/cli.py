@@ -42,8 +42,12 @@ class Arg:
 
 @dataclass(frozen=True)
 class Verb:
+    """of_training: `--config` and `--set` are those of a training that the verb is about, and reach it as its keys
+    config_file and settings."""
+
     help: str
     args: tuple[Arg, ...]
+    of_training: bool = False
 
 
 def _path(name: str, help: str, key: str = "", many: bool = False) -> Arg:
@@ -154,6 +158,20 @@ VERBS: dict[str, Verb] = {
         (_path("--model", "model folder or experiment"), _path("files", "audio files", many=True), *_SEARCH),
     ),
     "report": Verb("write report.html", (_path("experiments", "experiment folders", many=True),)),
+    "plan": Verb(
+        "parameters, FLOPs, memory and days of a training (--config, --set: the training's), before it runs",
+        (
+            Arg("--gpus", "number of GPUs", kind="int"),
+            Arg("--kind", "pretrain or finetune, where the configuration does not say"),
+            Arg("--vocab-size", "word pieces (fine-tuning; default 1024)", kind="int"),
+            Arg("--utterance-seconds", "length of all utterances (fine-tuning; default 12)", kind="float"),
+            Arg("--tokens-per-second", "word pieces a second of speech (fine-tuning; default 4)", kind="float"),
+            Arg("--peak-tflops", "of a GPU (default: H100 or H200, dense: 989 in bf16, 67 in fp32)", kind="float"),
+            Arg("--utilisation", "share of the peak that the model's own FLOPs reach (default 0.4)", kind="float"),
+            Arg("--gpu-memory-gb", "GiB of a GPU (default 80)", kind="float"),
+        ),
+        of_training=True,
+    ),
     "config": Verb("print the defaults of a verb's configuration", (Arg("verb", "verb"),)),
     "doctor": Verb("say what this machine and installation have and lack", ()),
 }
@@ -222,9 +240,12 @@ def _parse(argv: Sequence[str]) -> tuple[str, Any, bool]:
     namespace = _parser(name, verb).parse_strictly([_normalize(argument) for argument in argv[1:]])
     given = vars(namespace)
     options = {arg.target: given[arg.target] for arg in verb.args if given.get(arg.target) is not None}
-    settings = list(namespace.set)
+    path, settings = namespace.config, list(namespace.set)
+    if verb.of_training:
+        options |= {"config_file": path, "settings": settings}
+        path, settings = None, []
     module = importlib.import_module(f"w2vbert_asr.commands.{name}")
-    return name, configuration.load(module.Config, namespace.config, settings, options), namespace.json
+    return name, configuration.load(module.Config, path, settings, options), namespace.json
 
 
 def _exit(code: int, message: str) -> NoReturn:
