@@ -126,6 +126,16 @@ VERBS: dict[str, Verb] = {
     ),
     "pretrain": Verb("pre-train W2V-BERT", _TRAINING),
     "finetune": Verb("train the transducer", (*_TRAINING, _path("--tokenizer", "bpe.model of stage 2"))),
+    "replay": Verb(
+        "make a past step of a training again and open it",
+        (
+            _path("--exp", "experiment"),
+            Arg("--step", "step, as in its log", kind="int"),
+            _path("--bundle", "a step of nonfinite/, in place of --step"),
+            _path("--out", "folder to write (replay/ in the experiment)"),
+            Arg("--device", "cpu, cuda or auto"),
+        ),
+    ),
     "average": Verb(
         "average the best checkpoints into a model folder",
         (

@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.data.files import atomic_dir
+from w2vbert_asr.errors import DataError
 from w2vbert_asr.losses.output import LossOutput
 from w2vbert_asr.training.update import Update
 
@@ -33,9 +35,9 @@ def write_bundle(exp: Path, step: int, seed: int, rank: int, batches: Sequence[B
             "step": step,
             "seed": seed,
             "rank": rank,
-            "grad_norm": _shown(update.grad_norm),
+            "grad_norm": shown(update.grad_norm),
             "micro_batches": [
-                {"utt_ids": list(batch.utt_ids), "terms": _terms(output)}
+                {"utt_ids": list(batch.utt_ids), "terms": terms(output)}
                 for batch, output in zip(batches, update.outputs, strict=True)
             ],
         }
@@ -43,12 +45,29 @@ def write_bundle(exp: Path, step: int, seed: int, rank: int, batches: Sequence[B
     return target
 
 
-def _terms(output: LossOutput) -> dict[str, dict[str, float | str]]:
+def read_bundle(folder: Path) -> tuple[int, list[Batch]]:
+    """The number of updates before the step, and its micro-batches. DataError for anything but a whole bundle."""
+    try:
+        summary = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        batches = [
+            Batch(
+                **safetensors.torch.load_file(folder / f"micro-{micro:03d}.safetensors"), utt_ids=tuple(one["utt_ids"])
+            )
+            for micro, one in enumerate(summary["micro_batches"])
+        ]
+        return int(summary["step"]), batches
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise DataError(f"{folder}: no bundle of a step that was not finite ({error}); see nonfinite/ of it") from error
+
+
+def terms(output: LossOutput) -> dict[str, dict[str, float | str]]:
+    """The terms as plain data."""
     return {
-        name: {"total": _shown(float(term.total)), "count": float(term.count), "weight": term.weight}
+        name: {"total": shown(float(term.total)), "count": float(term.count), "weight": term.weight}
         for name, term in output.terms.items()
     }
 
 
-def _shown(value: float) -> float | str:
+def shown(value: float) -> float | str:
+    """A number as JSON can hold it."""
     return value if math.isfinite(value) else str(value)
