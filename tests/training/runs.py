@@ -63,17 +63,28 @@ def call(action: Callable[[], object], fault: str = "", timeout: float = 60.0) -
     return finish(start(action, {"FAULT": fault} if fault else None), timeout)
 
 
-def start_ranks(action: Callable[[World], object], size: int = 2) -> list[Child]:
-    """`action` on `size` ranks, each a child with the environment that torchrun would give it."""
+def start_ranks(
+    action: Callable[[World], object],
+    size: int = 2,
+    joined: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> list[Child]:
+    """`action` on `size` ranks, each a child with the environment that torchrun would give it.
+
+    joined: they are a world when the action begins; else it makes them one.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
     def on_rank() -> None:
+        if not joined:
+            action(World())
+            return
         with open_world("cpu", timeout=30.0) as world:
             action(world)
 
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {**(environment or {}), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [start(on_rank, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
 
 

@@ -50,6 +50,13 @@ class Config:
     freeze: tuple[str, ...] = ()
     trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(criterion="wer"))
 
+    def parts(self) -> dict[str, Part]:
+        """Which optimizer trains which parameters."""
+        return {
+            "encoder": Part(config=self.encoder_optimizer, prefixes=("encoder.",)),
+            "rest": Part(config=self.optimizer),
+        }
+
 
 def run(config: Config) -> dict[str, object]:
     """Train; dev loss and greedy dev WER choose the checkpoints that are kept for `w2vbert average`."""
@@ -92,10 +99,7 @@ def assemble(config: Config, world: World, stats: FeatureStats | None = None) ->
         model=model,
         loader=loader,
         dev=dev,
-        parts={
-            "encoder": Part(config=config.encoder_optimizer, prefixes=("encoder.",)),
-            "rest": Part(config=config.optimizer),
-        },
+        parts=config.parts(),
         resolved=configuration.to_dict(config),
         digests={"dev": dev.digest, "tokenizer": tokenizer.digest},
         measure=lambda trained, batch: greedy_errors(trained, batch, references, tokenizer),

@@ -32,6 +32,10 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
+    def parts(self) -> dict[str, Part]:
+        """Which optimizer trains which parameters."""
+        return {"all": Part(config=self.optimizer)}
+
 
 def run(config: Config) -> dict[str, object]:
     """Train, then export the last checkpoint as `model/`."""
@@ -63,7 +67,7 @@ def assemble(config: Config, world: World, stats: FeatureStats | None = None) ->
         model=model,
         loader=TrainLoader(corpus, config.data, seed=trainer.seed, packed=True, rank=world.rank, world_size=world.size),
         dev=dev,
-        parts={"all": Part(config=config.optimizer)},
+        parts=config.parts(),
         resolved=configuration.to_dict(config),
         digests={"dev": dev.digest},
         prepare=lambda: experiment.write_files(config.out, stats, None, init),

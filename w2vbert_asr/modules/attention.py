@@ -5,6 +5,8 @@ W2V-BERT (Chung et al. 2021) uses no relative attention. Dimension letters: B ba
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,8 +33,10 @@ class SelfAttention(nn.Module):
         batch, frames, dim = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, frames, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D / H) each
+        precision: AbstractContextManager[object] = nullcontext()
         if x.device.type == "cpu":  # there the fused kernel is up to six times slower backward in bf16 than in float32
             query, key, value = query.float(), key.float(), value.float()
-        with torch.autocast(x.device.type, enabled=x.device.type != "cpu"):
+            precision = torch.autocast("cpu", enabled=False)
+        with precision:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=~pad_mask[:, None, None, :])
         return self.dropout(self.output(context.transpose(1, 2).reshape(batch, frames, dim)))  # type: ignore[no-any-return]

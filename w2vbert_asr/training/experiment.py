@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 # Keys that a resumed run may change: they move no weight (the data itself is compared by digest), or, like max_steps,
 # only what is still to come.
 _HARMLESS = frozenset(
-    {"out", "train", "dev", "tokenizer", "data.num_workers"}
+    {"train", "dev", "tokenizer", "data.num_workers"}
     | {
         f"trainer.{key}"
         for key in (
@@ -45,7 +45,8 @@ def changes(state: TrainState, resolved: Mapping[str, Any], digests: Mapping[str
 
     Raises ConfigError with the whole difference if it is more than harmless, unless `allow`.
     """
-    config = configuration.difference(state.config, resolved)
+    here = {key: value for key, value in resolved.items() if key != "out"}  # the folder may be moved
+    config = configuration.difference(state.config, here)
     lines = {key: f"{key}: {_shown(old)} -> {_shown(new)}" for key, (old, new) in config.items()}
     data = configuration.difference(state.digests, digests)
     lines |= {key: f"digest of {key}: {str(old)[:12]} -> {str(new)[:12]}" for key, (old, new) in data.items()}
