@@ -11,6 +11,7 @@ functions with small counts.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import random
@@ -62,10 +63,10 @@ model:
   decoder: {{embedding_dim: 8, hidden_dim: 16, num_layers: 1, dropout: 0.2}}
   joiner: {{joiner_dim: 16}}
   ctc_weight: 0.5
-data: {{batch_seconds: 8}}
+data: {{batch_seconds: 14}}
 trainer: {TRAINER}
 """
-MODES = ("pretrain", "finetune", "ranks")
+MODES = ("pretrain", "finetune", "ranks", "sharded")
 LAST_STEP = 24
 
 
@@ -76,10 +77,12 @@ class Toy:
     root: Path
 
     def line(self, mode: str, out: Path, *more: object) -> list[str]:
-        """The command line of a mode; `ranks` is a pre-training."""
-        verb = "finetune" if mode == "finetune" else "pretrain"
+        """The command line of a mode; `ranks` and `sharded` are a pre-training and a fine-tuning on two ranks."""
+        verb = "finetune" if mode in ("finetune", "sharded") else "pretrain"
         line = [verb, "--config", self.root / f"{verb}.yaml", "--out", out, "--device", "cpu"]
         line += ["--train", self.root / "dump", "--dev", self.root / "dump"]
+        if mode == "sharded":
+            line += ["--set", "trainer.parallel=fsdp"]
         if verb == "finetune":
             line += ["--tokenizer", self.root / "tokenizer/bpe.model"]
         return [str(part) for part in (*line, *more)]
@@ -92,7 +95,7 @@ class Toy:
         def child() -> None:
             os._exit(w2vbert(line))
 
-        if mode == "ranks":
+        if mode in ("ranks", "sharded"):
             return start_ranks(lambda _: os._exit(w2vbert(line)), joined=False, environment=environment)
         return [start(child, environment)]
 
@@ -233,7 +236,7 @@ def disk(toy: Toy, work: Path, limits: int) -> str:
         line = toy.line("pretrain", exp)
 
         def child(line: list[str] = line, limit: int = limit) -> None:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # what is printed may go to a file, which is not meant
+            sys.stdout = sys.stderr = io.StringIO()  # what is printed may go to a file, which is not meant
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             os._exit(w2vbert(line))
 

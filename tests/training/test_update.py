@@ -95,7 +95,7 @@ def test_two_ranks_have_the_gradient_of_one(tmp_path: Path, accumulate: int) -> 
         batches = rank_batches(world, accumulate)
         stop = 15 * world.rank
         setting = replace(SETTING, world=world)
-        update = compute_gradients(wrap(model, world), list(model.parameters()), batches, 5, stop, setting)
+        update = compute_gradients(wrap(model, world, "ddp"), list(model.parameters()), batches, 5, stop, setting)
         assert update.stop == 15
         assert update.frames == sum(int(batch.feat_lens.sum()) for batch in rank_batches(World(), accumulate))
         assert_close(gradients(model), by_hand(rank_batches(World(), accumulate)))

@@ -30,13 +30,13 @@ from w2vbert_asr.errors import ConfigError, DataError
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.w2vbert import W2VBert
 from w2vbert_asr.training import checkpoint, nonfinite, optimizer
-from w2vbert_asr.training.distributed import World, open_world
+from w2vbert_asr.training.distributed import World, open_world, whole, wrap
 from w2vbert_asr.training.experiment import CONFIG
 from w2vbert_asr.training.progress import Progress
 from w2vbert_asr.training.run import Run
 from w2vbert_asr.training.signals import StopRequest
 from w2vbert_asr.training.state import TrainState
-from w2vbert_asr.training.trainer import deterministic, restore
+from w2vbert_asr.training.trainer import deterministic, load_model
 from w2vbert_asr.training.update import Update, autocast, compute_gradients, seed_draws, snapshot
 from w2vbert_asr.training.update import restore as restore_buffers
 
@@ -98,7 +98,6 @@ class _Repeated:
         self.exp = exp
         self._scratch = tempfile.TemporaryDirectory()
         assembly.model.to(world.device).train()
-        self.groups = optimizer.build(assembly.model, assembly.parts, trainer.max_steps)
         self.run: Run
 
     def close(self) -> None:
@@ -107,13 +106,17 @@ class _Repeated:
     def go_to(self, step: int) -> None:
         """The state after `step` updates: the nearest checkpoint before it, and the updates since."""
         path = _nearest(self.exp, step)
-        saved = restore(self.assembly.model, self.groups, path) if path else None
+        saved = load_model(self.assembly.model, path) if path else None
+        wrapped = wrap(self.assembly.model, self.world, self.trainer.parallel)
+        groups = optimizer.build(self.assembly.model, self.assembly.parts, self.trainer.max_steps)
+        if saved is not None:
+            groups.load_state(saved.optimizer, str(path))
         state = saved.state if saved else TrainState()
         progress = Progress(state.step, step, self.world.is_main)
         self.run = Run(
-            config=replace(self.trainer, tensorboard=False), model=self.assembly.model, optimizers=self.groups,
-            out=Path(self._scratch.name), world=self.world, state=state, dev_loader=None, measure=None,
-            stop=StopRequest(), progress=progress, records=None, lock=None,
+            config=replace(self.trainer, tensorboard=False), model=self.assembly.model, wrapped=wrapped,
+            optimizers=groups, out=Path(self._scratch.name), world=self.world, state=state, dev_loader=None,
+            measure=None, stop=StopRequest(), progress=progress, records=None, lock=None,
         )  # fmt: skip
         if saved is not None and len(saved.ranks) == self.world.size:
             self.run.load_rank(saved.ranks[self.world.rank])
@@ -144,8 +147,8 @@ class _Repeated:
         """Those of the step, left in the parameters. Running statistics are as before the step."""
         run = self.run
         before = snapshot(run.model)
-        self.groups.set_learning_rates(run.state.step)
-        update = compute_gradients(run.wrapped, self.groups.parameters, batches, run.state.step, 0, run.setting)
+        run.optimizers.set_learning_rates(run.state.step)
+        update = compute_gradients(run.wrapped, run.optimizers.parameters, batches, run.state.step, 0, run.setting)
         restore_buffers(run.model, before)
         return update
 
@@ -206,7 +209,7 @@ def _describe(
             )
         micro.append({"items": items, "terms": nonfinite.terms(output)})
     norms = {
-        name: parameter.grad.detach().double().norm().item()
+        name: whole(parameter.grad.detach()).double().norm().item()
         for name, parameter in run.model.named_parameters()
         if parameter.grad is not None
     }

@@ -54,4 +54,4 @@ def _changes(training: PlannedTraining, gpus: int) -> Iterator[tuple[str, Planne
         yield "trainer.precision=bf16", in_bf16, gpus, "ddp"
     yield f"--gpus {2 * gpus}", training, 2 * gpus, "ddp"
     if gpus > 1:
-        yield "FSDP in place of DDP (the trainer has DDP only)", training, gpus, "fsdp"
+        yield "trainer.parallel=fsdp", training, gpus, "fsdp"

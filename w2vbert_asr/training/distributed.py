@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from w2vbert_asr import errors
@@ -64,16 +67,71 @@ def open_world(device: str = "auto", timeout: float = 1800.0) -> Iterator[World]
         dist.destroy_process_group()
 
 
-def wrap(model: nn.Module, world: World) -> nn.Module:
-    """The model with gradients averaged over ranks; itself in a world of one."""
-    return model if world.size == 1 else DistributedDataParallel(model)
+Parallel = Literal["ddp", "fsdp"]
 
 
-def without_sync(model: nn.Module) -> AbstractContextManager[None]:
+def wrap(model: nn.Module, world: World, parallel: Parallel) -> nn.Module:
+    """The model with gradients averaged over ranks; itself in a world of one.
+
+    ddp: every rank holds everything. fsdp: weights, gradients and optimizer are sharded (FSDP2), and the weights are
+    gathered for each block of a ModuleList in turn; the parameters become DTensors, so that the optimizers are to be
+    built afterwards.
+    """
+    if world.size == 1:
+        return model
+    if parallel == "ddp":
+        return DistributedDataParallel(model)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for stack in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in stack:
+            fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+@contextmanager
+def without_sync(model: nn.Module) -> Iterator[None]:
     """Leave the gradients of a backward pass on this rank: all but the last of an accumulation."""
     if isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()
+        with model.no_sync():
+            yield
+    elif isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+    else:
+        yield
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """All weights on every rank, so that the model can be used in other ways than by its forward pass."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(module is not model, recurse=False)
+            module.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which every rank may hold only a part, as a whole, on every rank; all ranks call this alike."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor of an optimizer's state, held as its parameter is: in parts where it has its shape."""
+    if not isinstance(parameter, DTensor) or value.ndim == 0:
+        return value
+    if value.shape == parameter.shape:
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return distribute_tensor(value, parameter.device_mesh)
 
 
 def sum_over_ranks(values: Tensor, world: World) -> Tensor:

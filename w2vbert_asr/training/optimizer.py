@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from w2vbert_asr.errors import ConfigError, DataError, summarize
 from w2vbert_asr.training.adafactor import Adafactor
+from w2vbert_asr.training.distributed import shard_like
 from w2vbert_asr.training.schedule import ScheduleName, lr_share
 
 OptimizerName = Literal["adamw", "adam", "adafactor"]
@@ -128,7 +129,7 @@ class Optimizers:
             ordered = [self._name(part, parameter) for group in optimizer.param_groups for parameter in group["params"]]
             # Copies: memory that torch allocates is aligned alike in every run, memory mapped from a file is not.
             values = {
-                index: {key: value.clone() for key, value in by_name[name].items()}
+                index: {key: shard_like(value.clone(), self.names[part][name]) for key, value in by_name[name].items()}
                 for index, name in enumerate(ordered)
                 if _NO_STATE not in by_name[name]
             }

@@ -17,7 +17,7 @@ from w2vbert_asr.batch import Batch
 from w2vbert_asr.errors import ConfigError, NumericsError, ResourceError
 from w2vbert_asr.training import checkpoint, memory, nonfinite
 from w2vbert_asr.training.checkpoint import Checkpoint
-from w2vbert_asr.training.distributed import World, gather_bytes, on_main, wrap
+from w2vbert_asr.training.distributed import Parallel, World, gather_bytes, gathered, on_main, whole
 from w2vbert_asr.training.evaluation import Measure, evaluate
 from w2vbert_asr.training.lock import Lock
 from w2vbert_asr.training.metrics import Sums
@@ -61,8 +61,9 @@ class TrainerConfig:
     keep: newest checkpoints; keep_best: checkpoints with the best `criterion` (a metric of dev), for averaging.
     patience: evaluations without a better one before the run ends; 0 for none. accumulate: global batches an update.
     clip_norm: largest norm of all gradients together. divergence_factor: three log lines in a row with a loss this many
-    times that of the first update end the run. timeout: seconds that ranks wait for one another. allow_change: resume
-    although the configuration or the data has changed.
+    times that of the first update end the run. parallel: of several ranks, each has the whole model (ddp) or a part of
+    it (fsdp). timeout: seconds that ranks wait for one another. allow_change: resume although the configuration or the
+    data has changed.
     """
 
     max_steps: int = 1000
@@ -81,6 +82,7 @@ class TrainerConfig:
     clip_norm: float = 1.0
     divergence_factor: float = 5.0
     tensorboard: bool = True
+    parallel: Parallel = "ddp"
     timeout: float = 1800.0
     allow_change: bool = False
 
@@ -112,15 +114,14 @@ class Run:
     progress: Progress
     records: RecordWriter | None
     lock: Lock | None
+    wrapped: nn.Module  # as `distributed.wrap` gives it
     sums: Sums = field(init=False)
-    wrapped: nn.Module = field(init=False)
     setting: Setting = field(init=False)
     saved: TrainState = field(init=False)
     clock: _Clock = field(init=False)
 
     def __post_init__(self) -> None:
         self.sums = Sums(self.world.device)
-        self.wrapped = wrap(self.model, self.world)
         self.setting = Setting(
             seed=self.config.seed,
             bf16=self.config.precision == "bf16",
@@ -226,9 +227,10 @@ class Run:
         """Evaluate, log and rank this step; returns the number of a signal that cut it short, else 0."""
         assert self.dev_loader is not None
         began = time.monotonic()
-        metrics = evaluate(
-            self.model, self.dev_loader, self.measure, self.config.max_steps, lambda: self.stop.signal, self.setting
-        )
+        with gathered(self.model):
+            metrics = evaluate(
+                self.model, self.dev_loader, self.measure, self.config.max_steps, lambda: self.stop.signal, self.setting
+            )
         self.clock.left_out += time.monotonic() - began
         if metrics is None:
             return max(int(one) for one in gather_bytes(str(self.stop.signal).encode(), self.world))
@@ -252,6 +254,7 @@ class Run:
             mine[_RANDOM + "cuda"] = torch.cuda.get_rng_state(self.world.device)
         mine |= {_SUMS + name: pair.cpu() for name, pair in self.sums.state().items()}
         ranks = gather_bytes(safetensors.torch.save(mine), self.world)
+        weights, moments = self._gather(self.model.state_dict()), self._gather(self.optimizers.state())
 
         def write() -> None:
             assert self.records is not None and self.lock is not None
@@ -261,8 +264,8 @@ class Run:
                 self.out,
                 Checkpoint(
                     state=self.state,
-                    model=self.model.state_dict(),
-                    optimizer=self.optimizers.state(),
+                    model=weights,
+                    optimizer=moments,
                     ranks=[safetensors.torch.load(one) for one in ranks],
                 ),
             )
@@ -274,6 +277,17 @@ class Run:
         on_main(self.world, write)
         self.saved = self.state
         self.clock.left_out += time.monotonic() - began
+
+    def _gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors for the rank that writes; where they are sharded, one at a time is gathered, and kept there."""
+        if self.config.parallel == "ddp" or self.world.size == 1:
+            return dict(tensors)
+        kept = {}
+        for name, tensor in tensors.items():
+            one = whole(tensor)
+            if self.world.is_main:
+                kept[name] = one.cpu()
+        return kept
 
     def load_rank(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `save` wrote of this rank."""

@@ -24,7 +24,7 @@ from w2vbert_asr.data.files import atomic_write
 from w2vbert_asr.errors import Preempted
 from w2vbert_asr.training import checkpoint, experiment, lock, optimizer
 from w2vbert_asr.training.checkpoint import Checkpoint
-from w2vbert_asr.training.distributed import World, on_main, require_agreement
+from w2vbert_asr.training.distributed import World, on_main, require_agreement, wrap
 from w2vbert_asr.training.evaluation import Measure
 from w2vbert_asr.training.optimizer import Part
 from w2vbert_asr.training.progress import Progress
@@ -85,9 +85,13 @@ def train(
         stack.enter_context(deterministic(world))
         require_agreement(world, {"config": resolved, "digests": known})
         model.to(world.device).train()
-        groups = optimizer.build(model, optimizers, config.max_steps)
+        optimizer.assign(model, optimizers)  # says what does not fit before anything is written
         found = on_main(world, lambda: _find(out, config, resolved, known, prepare, world))
-        saved = restore(model, groups, Path(found)) if found else None
+        saved = load_model(model, Path(found)) if found else None
+        wrapped = wrap(model, world, config.parallel)
+        groups = optimizer.build(model, optimizers, config.max_steps)
+        if saved is not None:
+            groups.load_state(saved.optimizer, found)
         state = saved.state if saved else TrainState()
         state = replace(
             state,
@@ -102,8 +106,9 @@ def train(
         if records is not None:
             stack.callback(records.close)
         run = Run(
-            config=config, model=model, optimizers=groups, out=out, world=world, state=state, dev_loader=dev_loader,
-            measure=measure, stop=stop, progress=progress, records=records, lock=held[0] if held else None,
+            config=config, model=model, wrapped=wrapped, optimizers=groups, out=out, world=world, state=state,
+            dev_loader=dev_loader, measure=measure, stop=stop, progress=progress, records=records,
+            lock=held[0] if held else None,
         )  # fmt: skip
         if saved is not None and len(saved.ranks) == world.size:
             run.load_rank(saved.ranks[world.rank])
@@ -166,12 +171,11 @@ def _find(
     return str(path) if path else None
 
 
-def restore(model: nn.Module, groups: optimizer.Optimizers, path: Path) -> Checkpoint:
-    """Load a checkpoint into the model and its optimizers."""
+def load_model(model: nn.Module, path: Path) -> Checkpoint:
+    """Load a checkpoint, and its weights into a model that is not wrapped yet."""
     saved = checkpoint.load(path)
     checkpoint.require_match(path, saved.model, model.state_dict())
     model.load_state_dict(dict(saved.model))
-    groups.load_state(saved.optimizer, str(path))
     return saved
 
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.counter_random import draw_key
 from w2vbert_asr.losses.output import LossOutput
-from w2vbert_asr.training.distributed import World, sum_over_ranks, without_sync
+from w2vbert_asr.training.distributed import World, sum_over_ranks, whole, without_sync
 
 Counts = dict[str, Tensor]
 
@@ -75,7 +75,7 @@ def compute_gradients(
             (objective * world.size).backward()  # type: ignore[no-untyped-call]
         losses.append(objective.detach().double())
         outputs.append(_detach(output))
-    norm = nn.utils.clip_grad_norm_(parameters, setting.clip_norm)
+    norm = whole(nn.utils.clip_grad_norm_(parameters, setting.clip_norm))
     loss, grad_norm = torch.stack([torch.stack(losses).sum(), norm.double()]).tolist()  # the one wait for the device
     frames = sum(int(batch.feat_lens.sum()) for batch in batches)
     every = _gather([loss, float(frames), float(stop)], world)
