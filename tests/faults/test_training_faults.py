@@ -1,8 +1,12 @@
-"""FAULTS.md T01-T03, T06, T07, X05, X06: training that leaves the range of sensible numbers, and ranks that differ."""
+"""FAULTS.md T01-T03, T06, T07, X01, X02, X05, X06: numbers and ranks that go wrong in training."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training import toy
-from tests.training.runs import call, call_ranks, differences, usable
+from tests.training.runs import call, call_ranks, differences, finish, start_ranks, usable
+from w2vbert_asr.batch import Batch
 from w2vbert_asr.errors import ConfigError, NumericsError, ResourceError
 from w2vbert_asr.training import checkpoint, memory
 from w2vbert_asr.training.distributed import World
@@ -137,6 +142,35 @@ def test_t07_a_rate_a_thousand_times_too_high_is_not_silent(tmp_path: Path) -> N
     wild = OptimizerConfig(peak_lr=10.0, schedule="constant", warmup_steps=1)
     with pytest.raises(NumericsError, match=r"stands far above where it began.*3 log lines; lower the peak"):
         toy.run(tmp_path, parts={"all": Part(config=wild)}, max_steps=100)
+
+
+def test_x01_x02_a_rank_that_is_slow_or_dies_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The others end with E5 within the time-out, or at once, and the run goes on from its checkpoint."""
+    assert call_ranks(lambda world: toy.run(tmp_path / "whole", world=world)) == [0, 0]
+    for how, number in (("slow", 7), ("dead", 9)):
+
+        def train(world: World, how: str = how, number: int = number) -> None:
+            class Loader(toy.ToyLoader):
+                def iterate(self, start_position: int) -> Iterator[Batch]:
+                    for at, batch in enumerate(super().iterate(start_position), start_position):
+                        if self.rank == 1 and at == number:
+                            if how == "dead":
+                                os.kill(os.getpid(), signal.SIGKILL)
+                            time.sleep(8)
+                        yield batch
+
+            toy.ToyLoader = Loader  # type: ignore[misc]
+            toy.run(tmp_path / how, world=world)
+
+        began = time.monotonic()
+        ranks = start_ranks(train, timeout=3.0)
+        assert finish(ranks[0]) == 5
+        assert finish(ranks[1]) in (5, -signal.SIGKILL)
+        assert time.monotonic() - began < 30
+        said = capfd.readouterr().out
+        assert f"{tmp_path / how}: rank 0 waited in vain for rank 1 (steps begun: rank 0 at {number + 1}, rank 1 at {number})" in said
+        assert call_ranks(lambda world, how=how: toy.run(tmp_path / how, world=world)) == [0, 0]
+        assert differences(tmp_path / "whole", tmp_path / how) == []
 
 
 def test_x05_ranks_that_differ_are_refused_at_start(tmp_path: Path) -> None:

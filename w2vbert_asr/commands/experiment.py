@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,17 +74,28 @@ def training_stats(train: Sequence[Path]) -> FeatureStats:
     return FeatureStats.merge(FeatureStats.load(path) for path in found)
 
 
-def load_parts(model: nn.Module, weights: Mapping[str, Tensor], parts: Sequence[str], source: str) -> dict[str, object]:
+def load_parts(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    parts: Sequence[str],
+    source: str,
+    left_out: Collection[str] = (),
+) -> dict[str, object]:
     """Copy the weights of `parts` (first components of their names) into the model; report every name.
 
-    ConfigError lists what does not fit within the parts; names outside of them are reported as skipped.
+    left_out: further names of that source, which are wanted to start fresh. ConfigError lists what does not fit within
+    the parts; names outside of them are reported as skipped.
     """
     chosen = {name: tensor for name, tensor in weights.items() if name.split(".")[0] in parts}
     absent = [part for part in parts if not any(name.split(".")[0] == part for name in chosen)]
     report = model_folder.match(model, chosen)
     wrong = [f"{name}: {reason}" for name, reason in report.skipped.items()]
     wrong += [f"{part}: no weight of that part" for part in absent]
-    wrong += [f"{name}: missing there" for name in report.missing if name.split(".")[0] in parts and name not in chosen]
+    wrong += [
+        f"{name}: missing there"
+        for name in report.missing
+        if name.split(".")[0] in parts and name not in {*chosen, *left_out}
+    ]
     if wrong:
         raise ConfigError(
             f"{source}: its weights do not fit this model:\n{summarize(wrong)}\n"
@@ -95,7 +106,7 @@ def load_parts(model: nn.Module, weights: Mapping[str, Tensor], parts: Sequence[
         state = model.state_dict()
         for name in report.loaded:
             state[name].copy_(chosen[name])
-    skipped = sorted(set(weights) - set(report.loaded))
+    skipped = sorted({*weights, *left_out} - set(report.loaded))
     fresh = sorted(name for name in model.state_dict() if name not in report.loaded)
     _log.info("%s: loaded %d weights, skipped %d, %d start fresh", source, len(report.loaded), len(skipped), len(fresh))
     return {"source": source, "loaded": sorted(report.loaded), "skipped": skipped, "fresh": fresh}

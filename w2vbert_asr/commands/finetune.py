@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from w2vbert_asr import config as configuration
 from w2vbert_asr import model_folder
@@ -32,7 +32,8 @@ class Config:
     """The run configuration of fine-tuning.
 
     init: where to start from; the encoder's sizes and the feature statistics are then those of that model, and
-    init_parts (encoder, projection, decoder, joiner, ctc) says what of it is loaded. encoder_optimizer: of the encoder,
+    init_parts (encoder, projection, decoder, joiner, ctc) says what of it is loaded; of the encoder's blocks only the
+    init_blocks lowest, where that is given: the upper ones start afresh. encoder_optimizer: of the encoder,
     optimizer: of the rest. freeze: name prefixes that are not trained (encoder.subsampling is the feature encoder).
     """
 
@@ -42,6 +43,7 @@ class Config:
     tokenizer: Path
     init: Path | None = None
     init_parts: tuple[str, ...] = ("encoder",)
+    init_blocks: int | None = None
     model: TransducerConfig = field(default_factory=TransducerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
@@ -78,7 +80,8 @@ def assemble(config: Config, world: World, stats: FeatureStats | None = None) ->
     model = Transducer(config.model, tokenizer.vocab_size, tokenizer.blank_id)
     init = None
     if saved is not None:
-        init = experiment.load_parts(model, saved.weights, config.init_parts, saved.source)
+        lower = _below(saved.weights, config.init_blocks)
+        init = experiment.load_parts(model, lower, config.init_parts, saved.source, set(saved.weights) - set(lower))
         stats = stats or saved.stats
     stats = stats or experiment.training_stats(config.train)
     freeze(model, config.freeze)
@@ -120,6 +123,18 @@ def greedy_errors(
     )
     empty = sum(not text for text in texts)
     return {"wer": (100.0 * counts.errors, counts.ref_words), "empty_share": (empty, len(texts))}
+
+
+def _below(weights: Mapping[str, Tensor], num_blocks: int | None) -> dict[str, Tensor]:
+    """The weights without those of the encoder's blocks from number `num_blocks` on."""
+    prefix = "encoder.blocks."
+    if num_blocks is None:
+        return dict(weights)
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < num_blocks
+    }
 
 
 def _encoder_of(saved: model_folder.SavedModel, wanted: EncoderConfig) -> EncoderConfig:

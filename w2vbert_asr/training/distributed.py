@@ -22,21 +22,41 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from w2vbert_asr import errors
-from w2vbert_asr.errors import ConfigError, SetupError, UserError
+from w2vbert_asr.errors import ConfigError, ResourceError, SetupError, UserError
+
+_LOST = ("timed out", "timeout", "connection closed", "connection reset", "broken pipe", "connection refused")
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among the ranks of a run, and the device that it trains on."""
+    """This process among the ranks of a run, and the device that it trains on. store: where ranks leave notes."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    store: dist.Store | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this rank writes the files."""
         return self.rank == 0
+
+    def note_step(self, step: int) -> None:
+        """Leave a note for the other ranks that this one has its batches of a step and begins it."""
+        if self.store is not None:
+            self.store.set(f"step/{self.rank}", str(step))
+
+    def last_steps(self) -> list[int | None]:
+        """The step that each rank has begun last, by the notes; None: no note can be had."""
+        return [self._step_of(rank) for rank in range(self.size)]
+
+    def _step_of(self, rank: int) -> int | None:
+        try:
+            if self.store is None or not self.store.check([f"step/{rank}"]):
+                return None
+            return int(self.store.get(f"step/{rank}"))
+        except RuntimeError:  # the process that held the notes has gone
+            return None
 
 
 @contextmanager
@@ -60,9 +80,13 @@ def open_world(device: str = "auto", timeout: float = 1800.0) -> Iterator[World]
         here = dist.get_rank() if dist.is_initialized() else 0
         yield World(rank=here, size=dist.get_world_size() if dist.is_initialized() else 1, device=place)
         return
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
+    limit = timedelta(seconds=timeout)
+    store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+    store.set_timeout(limit)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     try:
-        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=place)
+        yield World(rank=rank, size=size, device=place, store=dist.PrefixStore("notes", store))
     finally:
         dist.destroy_process_group()
 
@@ -169,6 +193,26 @@ def on_main(world: World, action: Callable[[], Any]) -> Any:
     if "kind" in answer:
         raise getattr(errors, answer["kind"])(answer["message"])
     return answer["result"]
+
+
+@contextmanager
+def name_lost_ranks(world: World, where: str) -> Iterator[None]:
+    """Turn a wait in vain for other ranks into a ResourceError that names those that stand behind."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).lower()
+        if world.size == 1 or not any(word in words for word in _LOST):
+            raise
+        steps = world.last_steps()
+        known = [step for step in steps if step is not None]
+        behind = [rank for rank, step in enumerate(steps) if step is None or (step < max(known) and rank != world.rank)]
+        named = ", ".join(f"rank {rank}" for rank in behind) or "another rank"
+        table = ", ".join(f"rank {rank} at {'?' if step is None else step + 1}" for rank, step in enumerate(steps))
+        raise ResourceError(
+            f"{where}: rank {world.rank} waited in vain for {named} (steps begun: {table}); it is dead, or slower than "
+            "trainer.timeout: look at its log and its machine, then run the same again"
+        ) from error
 
 
 def require_agreement(world: World, facts: dict[str, Any]) -> None:

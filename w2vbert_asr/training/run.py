@@ -172,6 +172,7 @@ class Run:
         began = time.monotonic()
         micro = [next(batches).to(self.world.device) for _ in range(config.accumulate)]
         self.clock.waited += time.monotonic() - began
+        self.world.note_step(step)
         rates = self.optimizers.set_learning_rates(step)
         update, micro = self._gradients(micro, step, before)
         if update.finite:

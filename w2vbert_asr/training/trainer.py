@@ -24,7 +24,7 @@ from w2vbert_asr.data.files import atomic_write
 from w2vbert_asr.errors import Preempted
 from w2vbert_asr.training import checkpoint, experiment, lock, optimizer
 from w2vbert_asr.training.checkpoint import Checkpoint
-from w2vbert_asr.training.distributed import World, on_main, require_agreement, wrap
+from w2vbert_asr.training.distributed import World, name_lost_ranks, on_main, require_agreement, wrap
 from w2vbert_asr.training.evaluation import Measure
 from w2vbert_asr.training.optimizer import Part
 from w2vbert_asr.training.progress import Progress
@@ -118,8 +118,9 @@ def train(
             progress.say(f"{out}: finished at step {state.step}; nothing left to do")
         else:
             batches: Iterator[Batch] = stack.enter_context(closing(cast(Any, loader.iterate(state.position))))
-            run.rehearse(loader.dearest())
-            _loop(run, batches, loader)
+            with name_lost_ranks(world, str(out)):
+                run.rehearse(loader.dearest())
+                _loop(run, batches, loader)
         return TrainResult(
             step=run.state.step,
             resumed_from=resumed_from,
