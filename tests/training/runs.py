@@ -67,6 +67,7 @@ def start_ranks(
     action: Callable[[World], object],
     size: int = 2,
     joined: bool = True,
+    timeout: float = 30.0,
     environment: Mapping[str, str] | None = None,
 ) -> list[Child]:
     """`action` on `size` ranks, each a child with the environment that torchrun would give it.
@@ -81,7 +82,7 @@ def start_ranks(
         if not joined:
             action(World())
             return
-        with open_world("cpu", timeout=30.0) as world:
+        with open_world("cpu", timeout=timeout) as world:
             action(world)
 
     common = {**(environment or {}), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
