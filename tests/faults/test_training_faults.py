@@ -1,4 +1,4 @@
-"""FAULTS.md T01-T03, T06, T07, X01, X02, X05, X06: numbers and ranks that go wrong in training."""
+"""FAULTS.md T01-T04, T06-T08, X01, X02, X05, X06: numbers and ranks that go wrong in training."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from tests.training import toy
 from tests.training.runs import call, call_ranks, differences, finish, start_ranks, usable
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.errors import ConfigError, NumericsError, ResourceError
+from w2vbert_asr.losses.transducer import transducer_loss
+from w2vbert_asr.models.decoder import DecoderConfig
+from w2vbert_asr.models.encoder import EncoderConfig
+from w2vbert_asr.models.joiner import JoinerConfig
+from w2vbert_asr.models.transducer import Transducer, TransducerConfig
+from w2vbert_asr.modules.conformer import ConformerConfig
 from w2vbert_asr.training import checkpoint, memory
 from w2vbert_asr.training.distributed import World
 from w2vbert_asr.training.optimizer import OptimizerConfig, Part
@@ -144,6 +150,48 @@ def test_t07_a_rate_a_thousand_times_too_high_is_not_silent(tmp_path: Path) -> N
         toy.run(tmp_path, parts={"all": Part(config=wild)}, max_steps=100)
 
 
+def test_t08_a_model_that_says_nothing_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.run(tmp_path / "silent", measure=lambda model, batch: {"empty_share": (4.0, 4.0)})
+    said = capsys.readouterr().err
+    assert said.count("100% of the dev hypotheses are empty: the model has learnt to emit blank only") == 3
+    assert all(line["empty_share"] == 1.0 for line in lines(tmp_path / "silent", "dev"))
+    toy.run(tmp_path / "speaking", measure=lambda model, batch: {"empty_share": (3.0, 4.0)})
+    assert "blank only" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("frames", "tokens"), [(1, 0), (1, 1), (1, 5), (2, 40), (30, 0), (9, 60)])
+def test_t04_any_number_of_tokens_for_at_least_one_frame(frames: int, tokens: int) -> None:
+    torch.manual_seed(0)
+    config = TransducerConfig(
+        encoder=EncoderConfig(num_layers=1, block=ConformerConfig(model_dim=8, num_heads=2, feed_forward_dim=8)),
+        projection_dim=8,
+        decoder=DecoderConfig(embedding_dim=4, hidden_dim=8, num_layers=1),
+        joiner=JoinerConfig(joiner_dim=8),
+        ctc_weight=0.5,
+    )
+    model = Transducer(config, vocab_size=6, blank_id=0)
+    feats = torch.randn(2, 4 * max(frames, 3), 80)
+    batch = Batch(
+        feats=feats,
+        feat_lens=torch.tensor([4 * frames, feats.shape[1]]),
+        tokens=torch.randint(1, 6, (2, tokens)),
+        token_lens=torch.tensor([tokens, tokens]),
+        utt_ids=("a", "b"),
+    )
+    output = model(batch, seed=0, step=0)
+    losses = output.terms["transducer"].by_utterance
+    assert losses is not None and torch.isfinite(losses).all() and (losses > 0).all()
+    sum(term.total for term in output.terms.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_t04_no_frame_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="utterance 1 of the batch has 0 frames; expected 1 to T = 3"):
+        transducer_loss(
+            torch.zeros(2, 3, 2, 4), torch.ones(2, 1, dtype=torch.int64), torch.tensor([3, 0]), torch.tensor([1, 1]), 0
+        )
+
+
 def test_x01_x02_a_rank_that_is_slow_or_dies_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The others end with E5 within the time-out, or at once, and the run goes on from its checkpoint."""
     assert call_ranks(lambda world: toy.run(tmp_path / "whole", world=world)) == [0, 0]
@@ -168,7 +216,8 @@ def test_x01_x02_a_rank_that_is_slow_or_dies_is_named(tmp_path: Path, capfd: pyt
         assert finish(ranks[1]) in (5, -signal.SIGKILL)
         assert time.monotonic() - began < 30
         said = capfd.readouterr().out
-        assert f"{tmp_path / how}: rank 0 waited in vain for rank 1 (steps begun: rank 0 at {number + 1}, rank 1 at {number})" in said
+        steps = f"rank 0 at {number + 1}, rank 1 at {number}"
+        assert f"{tmp_path / how}: rank 0 waited in vain for rank 1 (steps begun: {steps})" in said
         assert call_ranks(lambda world, how=how: toy.run(tmp_path / how, world=world)) == [0, 0]
         assert differences(tmp_path / "whole", tmp_path / how) == []
 

@@ -19,6 +19,7 @@ from w2vbert_asr.errors import UserError
 from w2vbert_asr.losses.output import LossOutput, LossTerm
 from w2vbert_asr.modules.batch_norm import MaskedBatchNorm
 from w2vbert_asr.training.distributed import World, open_world
+from w2vbert_asr.training.evaluation import Measure
 from w2vbert_asr.training.optimizer import OptimizerConfig, Part
 from w2vbert_asr.training.run import TrainerConfig
 from w2vbert_asr.training.trainer import TrainResult, train
@@ -146,6 +147,7 @@ def run(
     resolved: dict[str, Any] | None = None,
     digests: dict[str, str] | None = None,
     dev: Iterable[Batch] | None = None,
+    measure: Measure | None = None,
     **changes: Any,
 ) -> TrainResult:
     """Train a toy model in `out`."""
@@ -159,6 +161,7 @@ def run(
         out=out,
         resolved=resolved or {"toy": {"size": 1}, "trainer": {"max_steps": 20}},
         digests=digests,
+        measure=measure,
         world=world,
     )
 

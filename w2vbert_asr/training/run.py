@@ -30,6 +30,7 @@ from w2vbert_asr.training.update import Setting, Update, compute_gradients, rest
 
 _SECONDS_PER_FRAME = 0.01
 _HIGH_LOSSES = 3
+_EMPTY_SHARE = 0.9
 _SUMS, _RANDOM = "sums/", "random/"
 
 
@@ -245,6 +246,12 @@ class Run:
         best_step = best[0][1] if best else 0
         self.state = replace(self.state, evaluated=self.state.step, best=best, best_step=best_step)
         self._record("dev", metrics)
+        if metrics.get("empty_share", 0.0) > _EMPTY_SHARE and self.state.step * 2 >= self.config.max_steps:
+            self.progress.say(
+                f"warning: after half of the run {metrics['empty_share']:.0%} of the dev hypotheses are empty: the "
+                "model has learnt to emit blank only; train longer, in smaller batches, with a larger "
+                "model.ctc_weight, or with fewer word pieces"
+            )
         return 0
 
     def save(self, finished: bool) -> None:
