@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import w2vbert_asr.training.checkpoint as checkpoint
 from w2vbert_asr import config as configuration
 from w2vbert_asr.data.files import atomic_dir, sha256
+from w2vbert_asr.data.tensors import load_tensors
 from w2vbert_asr.errors import ConfigError, DataError, summarize
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.transducer import Transducer, TransducerConfig
@@ -76,7 +77,7 @@ def read(path: Path) -> SavedModel:
     """A model folder, or an experiment's newest whole checkpoint. DataError for what is missing or damaged."""
     if (path / MANIFEST).is_file():
         _verify(path)
-        tree, weights, source = configuration.read_yaml(path / CONFIG), load_file(path / WEIGHTS), str(path)
+        tree, weights, source = configuration.read_yaml(path / CONFIG), load_tensors(path / WEIGHTS), str(path)
     elif (path / "checkpoints").is_dir():
         newest = checkpoint.newest(path)
         tree = configuration.read_yaml(path / CONFIG)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from w2vbert_asr.data.faults import fault
 from w2vbert_asr.data.files import atomic_dir, sha256
+from w2vbert_asr.data.tensors import load_tensors
 from w2vbert_asr.errors import DataError, ResourceError, summarize
 from w2vbert_asr.training.state import TrainState, from_json
 
@@ -74,9 +75,9 @@ def load(path: Path) -> Checkpoint:
     state = read_state(path)
     files = [MODEL, OPTIMIZER, *(_rank_file(rank) for rank in range(state.world_size))]
     try:
-        model, optimizer, *ranks = [safetensors.torch.load_file(path / name) for name in files]
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); remove it to go on from an older one") from error
+        model, optimizer, *ranks = [load_tensors(path / name) for name in files]
+    except DataError as error:
+        raise DataError(f"{error}, or remove {path} to go on from an older one") from error
     return Checkpoint(state=state, model=model, optimizer=optimizer, ranks=ranks)
 
 
@@ -85,7 +86,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     damage = problems(path)
     if damage:
         raise DataError(f"{path}: damaged:\n{summarize(damage)}\n  use another checkpoint")
-    return safetensors.torch.load_file(path / MODEL)
+    return load_tensors(path / MODEL)
 
 
 def read_state(path: Path) -> TrainState:

@@ -17,7 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,7 +36,7 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    store: dist.Store | None = None
+    store: Store | None = None
 
     @property
     def is_main(self) -> bool:
@@ -81,12 +83,12 @@ def open_world(device: str = "auto", timeout: float = 1800.0) -> Iterator[World]
         yield World(rank=here, size=dist.get_world_size() if dist.is_initialized() else 1, device=place)
         return
     limit = timedelta(seconds=timeout)
-    store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+    store, rank, size = next(rendezvous("env://", timeout=limit))
     store.set_timeout(limit)
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     try:
-        yield World(rank=rank, size=size, device=place, store=dist.PrefixStore("notes", store))
+        yield World(rank=rank, size=size, device=place, store=PrefixStore("notes", store))
     finally:
         dist.destroy_process_group()
 

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.data.files import atomic_dir
+from w2vbert_asr.data.tensors import load_tensors
 from w2vbert_asr.errors import DataError
 from w2vbert_asr.losses.output import LossOutput
 from w2vbert_asr.training.update import Update
@@ -50,13 +50,11 @@ def read_bundle(folder: Path) -> tuple[int, list[Batch]]:
     try:
         summary = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         batches = [
-            Batch(
-                **safetensors.torch.load_file(folder / f"micro-{micro:03d}.safetensors"), utt_ids=tuple(one["utt_ids"])
-            )
+            Batch(**load_tensors(folder / f"micro-{micro:03d}.safetensors"), utt_ids=tuple(one["utt_ids"]))
             for micro, one in enumerate(summary["micro_batches"])
         ]
         return int(summary["step"]), batches
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: no bundle of a step that was not finite ({error}); see nonfinite/ of it") from error
 
 
