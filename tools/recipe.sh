@@ -64,15 +64,37 @@ run_stage() { # NUMBER FUNCTION ARGUMENT...
 }
 
 run() { # COMMAND ARGUMENT...
-  printf '+%s\n' "$(printf ' %q' "$@")" >&2
+  show "$@"
   "$@"
+}
+
+show() { # COMMAND ARGUMENT...
+  printf '+%s\n' "$(printf ' %q' "$@")" >&2
+}
+
+pass_signals_on() { # COMMAND ARGUMENT...: SIGTERM and SIGUSR1 to this script end the command, which saves its state
+  local code=0 pid
+  show "$@"
+  set -m # a process group of its own, where Ctrl-C is not ignored; it is passed on, too
+  "$@" &
+  pid=$!
+  set +m
+  trap 'kill -TERM "$pid" 2>/dev/null || true' TERM USR1
+  trap 'kill -INT "$pid" 2>/dev/null || true' INT
+  wait "$pid" || code=$?
+  while kill -0 "$pid" 2>/dev/null; do # a signal ends a wait, not the command
+    code=0
+    wait "$pid" || code=$?
+  done
+  trap - TERM USR1 INT
+  return "$code"
 }
 
 train() { # VERB ARGUMENT...: in one process, or in one for each GPU
   if ((ngpu * num_nodes == 1)); then
-    run w2vbert "$@"
+    pass_signals_on w2vbert "$@"
   else
-    run torchrun --nnodes "$num_nodes" --node-rank "$node_rank" --nproc-per-node "$ngpu" \
+    pass_signals_on torchrun --nnodes "$num_nodes" --node-rank "$node_rank" --nproc-per-node "$ngpu" \
       --master-addr "${master%:*}" --master-port "${master##*:}" -m w2vbert_asr "$@"
   fi
 }

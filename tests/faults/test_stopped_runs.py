@@ -152,6 +152,23 @@ def test_c07_the_second_signal_exits_at_once(tmp_path: Path, monkeypatch: pytest
     assert exit_code(signal.SIGTERM) == 75
 
 
+@pytest.mark.parametrize(("pause", "code"), [(0.0, 75), (2.1, 75)])
+def test_c07_an_echo_of_a_sigterm_is_no_second_one(
+    pause: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = toy.ToyLoader.iterate
+
+    def iterate(self: toy.ToyLoader, start_position: int) -> Iterator[Batch]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from original(self, start_position)
+
+    monkeypatch.setattr(toy.ToyLoader, "iterate", iterate)
+    assert call(lambda: toy.run(tmp_path / "exp")) == code
+    assert bool(steps_of(tmp_path / "exp")) == (pause == 0.0)  # saved; or left at once
+
+
 def test_c07_a_signal_to_the_whole_group_leaves_the_workers() -> None:
     def group() -> None:
         os.setpgid(0, 0)

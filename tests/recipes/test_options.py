@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.training.runs import wait_for
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ["mini", "an4", "mini_librispeech", "folder", "librispeech", "librilight"]
-SCRIPTS = sorted([*ROOT.glob("tools/*.sh"), *ROOT.glob("recipes/*/run.sh"), ROOT / ".ci/run"])
+SCRIPTS = sorted([*ROOT.glob("tools/*.sh"), *ROOT.glob("recipes/*/*.sh"), ROOT / ".ci/run"])
 SETS = {
     "mini": "train dev test",
     "an4": "train_nodev train_dev test",
@@ -32,16 +36,22 @@ class Driver:
         (folder / "env/bin/w2vbert").symlink_to(ROOT / "tests/recipes/fake_w2vbert.sh")
 
     def run(self, recipe: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(recipe, *arguments, **env)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, recipe: str, *arguments: str, script: str = "run.sh", **env: str) -> subprocess.Popen[str]:
         places = [f"--{name}-dir={name}" for name in ("data", "dump", "exp")]
         environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{self.folder / 'env/bin'}:{os.environ['PATH']}",
             "W2VBERT_ENV": str(self.folder / "env"),
             "CALLS": str(self.calls_file),
             "SETS": SETS[recipe],
             **env,
         }
-        command = [str(ROOT / "recipes" / recipe / "run.sh"), *places, *arguments]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60)
+        command = [str(ROOT / "recipes" / recipe / script), *places, *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
     def calls(self) -> list[list[str]]:
         return [shlex.split(line) for line in self.calls_file.read_text().splitlines()]
@@ -195,6 +205,49 @@ def test_several_gpus_train_under_torchrun(driver: Driver) -> None:
     expected = "--nnodes 2 --node-rank 1 --nproc-per-node 4 --master-addr node0 --master-port 1234 -m w2vbert_asr"
     assert driver.calls()[-1][:13] == [*expected.split(), "pretrain"]
     assert driver.run("mini", *options).returncode == 2  # the stages before would run on every machine
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_signals_are_passed_on_to_the_training(driver: Driver, number: int, code: int) -> None:
+    assert driver.run("mini", "--stop-stage", "2").returncode == 0
+    process = driver.start("mini", "--stage", "3", WAIT_VERB="pretrain")
+    wait_for(Path(f"{driver.calls_file}.waits").exists)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+    assert driver.calls()[-1][0] == "pretrain"  # no stage after it
+
+
+def test_a_slurm_job_saves_and_goes_back_into_the_queue(driver: Driver) -> None:
+    """With stand-ins for SLURM's commands: two tasks, a signal to the job's script, a requeue."""
+    assert driver.run("librispeech", "--corpus", "c", "--stop-stage", "2").returncode == 0
+    (driver.folder / "env/bin/torchrun").symlink_to(ROOT / "tests/recipes/fake_w2vbert.sh")
+    commands = {
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" & echo $! >>"$CALLS.tasks"; done; '
+        "code=0; for task in $(cat $CALLS.tasks); do wait $task || code=$?; done; exit $code",
+        "scontrol": 'if [[ $1 == show ]]; then printf "node7\\nnode8\\n"; else echo "$@" >>"$CALLS.scontrol"; fi',
+        "scancel": 'echo "$@" >>"$CALLS.scancel"; kill -TERM $(cat "$CALLS.tasks")',
+    }
+    for name, text in commands.items():
+        (driver.folder / "env/bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (driver.folder / "env/bin" / name).chmod(0o755)
+    slurm = {"SLURM_SUBMIT_DIR": str(ROOT / "recipes/librispeech"), "SLURM_JOB_NODELIST": "node[7-8]"}
+    slurm |= {"SLURM_JOB_ID": "42", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8", "WAIT_VERB": "--nnodes"}
+    options = ["--stage", "3", "--stop-stage", "3", "--size", "base"]
+    options += [f"--{name}-dir={driver.folder / name}" for name in ("data", "dump", "exp")]
+    process = driver.start("librispeech", *options, script="slurm.sh", **slurm)
+    wait_for(lambda: driver.calls_file.read_text().count("--nnodes 2") == 2)
+    wait_for(Path(f"{driver.calls_file}.waits").exists)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=20) == 75
+    calls = [shlex.join(call) for call in driver.calls()[-2:]]
+    assert sorted(call.partition(" --nproc")[0] for call in calls) == [
+        "--nnodes 2 --node-rank 0",
+        "--nnodes 2 --node-rank 1",
+    ]
+    assert all("--nproc-per-node 8 --master-addr node7 --master-port 29500 -m w2vbert_asr pretrain" in c for c in calls)
+    assert Path(f"{driver.calls_file}.scancel").read_text() == "--signal=TERM 42\n"
+    assert Path(f"{driver.calls_file}.scontrol").read_text() == "requeue 42\n"
 
 
 def test_options_in_every_spelling(driver: Driver) -> None:
