@@ -1,4 +1,4 @@
-"""FAULTS.md C01, C02, C07, C08: a run that is killed or stopped ends as if nothing had happened."""
+"""FAULTS.md C01, C02, C07, C08, X01: a run that is killed or stopped ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +36,8 @@ from w2vbert_asr.training import checkpoint, update
 from w2vbert_asr.training.distributed import World
 from w2vbert_asr.training.optimizer import Optimizers
 from w2vbert_asr.training.signals import catch_signals, exit_code
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def stopping_at(position: int, number: int) -> Callable[[toy.ToyLoader, int], Iterator[Batch]]:
@@ -180,6 +185,27 @@ def test_c07_a_signal_to_the_whole_group_leaves_the_workers() -> None:
         assert stop.signal == signal.SIGTERM and number == 29
 
     assert call(group) == 0
+
+
+def test_x01_two_hosts_lose_a_rank_and_torchrun_starts_them_again(tmp_path: Path) -> None:
+    """Two torchrun agents that meet over a loopback rendezvous, as two hosts do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    whole, exp = tmp_path / "whole", tmp_path / "exp"
+    assert call_ranks(lambda world: toy.run(whole, world=world)) == [0, 0]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    line += ["--max-restarts", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    line += ["--rdzv-conf", "join_timeout=60,last_call_timeout=1", "--monitor-interval", "0.1"]
+    line += ["-m", "tests.training.toy", str(exp), json.dumps({"kill_rank_1_at": 9})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    agents = [subprocess.Popen(line, cwd=ROOT, env=environment, text=True, **pipes) for _ in range(2)]
+    said = [agent.communicate(timeout=120)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    starts = [json.loads(one) for one in (exp / "starts.jsonl").read_text().splitlines()]
+    assert [one["resumed_from"] for one in starts] == [None, "step-00000008"]
+    assert differences(whole, exp) == []
 
 
 def test_c07_a_signal_to_one_rank_stops_both(tmp_path: Path) -> None:

@@ -32,9 +32,7 @@ def test_each_knob_is_computed_again() -> None:
         "trainer.precision=bf16": peak(in_bf16, 2),
         "data.crop_seconds=4": peak(shorter, 2),
         "--gpus 4": peak(training, 4),
-        "trainer.parallel=fsdp": step_memory(
-            training, training.parameters(), 2, "fsdp"
-        ).peak.total,
+        "trainer.parallel=fsdp": step_memory(training, training.parameters(), 2, "fsdp").peak.total,
     }
     assert {setting: round(total) for setting, total in expected.items()} == knobs
     assert list(knobs.values()) == sorted(knobs.values())
@@ -47,7 +45,7 @@ def test_what_helps_most_depends_on_what_is_large() -> None:
     settings = [knob.setting for knob in try_knobs(checkpointed, checkpointed.parameters(), 1)]
     assert "model.encoder.checkpoint_blocks=true" not in settings and settings[0] == "trainer.precision=bf16"
     quiet = dataclasses.replace(deep, data=dataclasses.replace(deep.data, batch_seconds=0.8, crop_seconds=0.4))
-    assert try_knobs(quiet, quiet.parameters(), 2)[0].setting== "trainer.parallel=fsdp"
+    assert try_knobs(quiet, quiet.parameters(), 2)[0].setting == "trainer.parallel=fsdp"
 
 
 def test_too_few_items_for_more_gpus() -> None:

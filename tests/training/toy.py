@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -45,6 +47,7 @@ class ToyLoader:
     """Seven batches an epoch; a rank takes every `size`-th utterance."""
 
     digest = hashlib.sha256(b"toy").hexdigest()
+    kill_rank_1_at: int | None = None
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
@@ -52,6 +55,8 @@ class ToyLoader:
     def iterate(self, start_position: int) -> Iterator[Batch]:
         position = start_position
         while True:
+            if self.rank == 1 and position == self.kill_rank_1_at:
+                os.kill(os.getpid(), signal.SIGKILL)
             epoch, index = self.position_to_epoch(position)
             batch = make_batch(1000 * epoch + index)
             rows = slice(self.rank, None, self.size)
@@ -170,6 +175,9 @@ def main() -> None:
     """OUT, and a JSON object of changes to the trainer's configuration and to the toy model."""
     torch.set_num_threads(1)
     changes = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    kill_at = changes.pop("kill_rank_1_at", None)  # before torchrun has started anything again
+    if kill_at is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+        ToyLoader.kill_rank_1_at = kill_at
     model = ToyModel(dropout=changes.pop("dropout", 0.1))
     model.nan_losses = frozenset(changes.pop("nan_losses", []))
     model.nan_grads = frozenset(changes.pop("nan_grads", []))
