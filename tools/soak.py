@@ -2,7 +2,7 @@
 """Load and endurance: kills, damage, preemption, full disks, leaks and order, on toy models of the real commands.
 
     tools/soak.py                      everything, long
-    tools/soak.py kills --count 20     one of: kills points corruption preemption disk leak order
+    tools/soak.py kills --count 20     one of: kills points stages corruption preemption disk leak order
 
 Each prints what it did and ends with exit code 1 at the first thing that is not as it must be. The tests run the same
 functions with small counts.
@@ -111,10 +111,14 @@ def make_toy(root: Path) -> Toy:
     for number in range(12):
         utt_id = f"s{number % 3}-u{number:02d}"
         samples = rng.normal(0, 0.1, size=int(rng.integers(16_000, 48_000))).astype(np.float32)
-        soundfile.write(root / f"{utt_id}.wav", samples, 16000)
-        wav[utt_id], speakers[utt_id] = str(root / f"{utt_id}.wav"), f"s{number % 3}"
+        path = root / "audio" / f"s{number % 3}" / f"{utt_id}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, 16000)
+        wav[utt_id], speakers[utt_id] = str(path), f"s{number % 3}"
         durations[utt_id], texts[utt_id] = len(samples) / 16000, "AB BA " * (number % 4) + "A"
     kaldi_dir.write(root / "data", wav_scp=wav, utt2spk=speakers, utt2dur=durations, text=texts)
+    rows = [f"{utt_id}.wav\t{text}\n" for utt_id, text in texts.items()]
+    (root / "audio/transcripts.tsv").write_text("".join(rows))
     (root / "pretrain.yaml").write_text(PRETRAIN)
     (root / "finetune.yaml").write_text(FINETUNE)
     for line in (
@@ -168,6 +172,64 @@ def points(toy: Toy, work: Path, mode: str) -> str:
         check(set(toy.run(mode, exp)) == {0}, f"{mode}, {point}: cannot go on")
         check(not differences(whole, exp), f"{mode}, {point}: {differences(whole, exp)}")
     return f"{mode}: killed at each of {len(CHECKPOINT_POINTS)} points, equal to the byte"
+
+
+def stages(toy: Toy, work: Path, count: int, seed: int = 1) -> str:
+    """`count` kills -9 at random moments in each verb of a recipe; what is there at the end is as after none (L4)."""
+    rng = random.Random(seed)
+    whole, exp, lengths = work / "stages-whole", work / "stages", {}
+    for verb, line in _recipe(toy, exp):
+        began = time.monotonic()
+        check(finish(start(lambda line=line: os._exit(w2vbert(line))), timeout=300) == 0, f"{verb} failed")
+        lengths[verb] = time.monotonic() - began
+    exp.rename(whole)  # paths stand in some files
+    killed = 0
+    for verb, line in _recipe(toy, exp):
+        for _ in range(count):
+            child = start(lambda line=line: os._exit(w2vbert(line)))
+            time.sleep(rng.uniform(0.0, lengths[verb]))
+            child.kill()
+            killed += finish(child) == -signal.SIGKILL
+        check(finish(start(lambda line=line: os._exit(w2vbert(line))), timeout=300) == 0, f"{verb} cannot go on")
+    one, other = (_contents(folder) for folder in (whole, exp))
+    wrong = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    check(not wrong, f"{killed} kills: {', '.join(wrong[:5])} differ")
+    return f"{killed} kills in {len(lengths)} verbs, all {len(one)} files as after none"
+
+
+def _recipe(toy: Toy, root: Path) -> list[tuple[str, list[str]]]:
+    """The verbs of stages 0 to 6, with their arguments, on the toy's audio."""
+    data, dump, asr = root / "data", root / "dump", root / "asr"
+    text = data / "all/text"
+    training = {verb: toy.line(verb, root / name) for verb, name in (("pretrain", "pre"), ("finetune", "asr"))}
+    for line in training.values():
+        line[line.index("--train") + 1] = line[line.index("--dev") + 1] = str(dump)
+    training["finetune"][training["finetune"].index("--tokenizer") + 1] = str(root / "tokenizer/bpe.model")
+    training["finetune"] += ["--init", str(root / "pre/model")]
+    lines: list[list[object]] = [
+        ["prepare", "folder", "--source", toy.root / "audio", "--out", data, "--num-jobs", 1,
+         "--set", "folder.set_name=all"],
+        ["fbank", data / "all", "--out", dump, "--stats", "--num-jobs", 1],
+        ["tokenizer", "--text", text, "--vocab-size", 8, "--out", root / "tokenizer"],
+        training["pretrain"],
+        training["finetune"],
+        ["average", "--exp", asr, "--num", 2, "--out", asr / "model"],
+        ["decode", "--model", asr / "model", "--data", dump, "--out", asr / "decode/all"],
+        ["score", "--ref", text, "--hyp", asr / "decode/all/text", "--out", asr / "decode/all"],
+        ["report", asr],
+    ]  # fmt: skip
+    return [(str(line[0]), [str(part) for part in line]) for line in lines]
+
+
+# What has a clock or a process number, or is a drawing of those.
+_OWN = ("timing.jsonl", "starts.jsonl", "environment.json", "report.html", "decode.json", ".lock")
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    """The files below `root`."""
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in _OWN]
+    kept = [path for path in paths if "tensorboard" not in path.parts]
+    return {str(path.relative_to(root)): path.read_bytes() for path in kept}
 
 
 def corruption(toy: Toy, work: Path, changes: int, truncations: int, seed: int = 1) -> str:
@@ -305,6 +367,7 @@ def main() -> int:
         parts: Mapping[str, Callable[[], list[str]]] = {
             "kills": lambda: [kills(toy, work, mode, arguments.count) for mode in MODES],
             "points": lambda: [points(toy, work, mode) for mode in ("pretrain", "finetune")],
+            "stages": lambda: [stages(toy, work, count=3)],
             "corruption": lambda: [corruption(toy, work, changes=1000, truncations=200)],
             "preemption": lambda: [preemption(toy, work, cycles=50)],
             "disk": lambda: [disk(toy, work, limits=40)],

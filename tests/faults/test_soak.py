@@ -1,4 +1,4 @@
-"""FAULTS.md L1, L2, L5-L7, L10, L11 in their short forms, on toy models of the real commands: see tools/soak.py."""
+"""FAULTS.md L1, L2, L4-L7, L10, L11 in their short forms, on toy models of the real commands: see tools/soak.py."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ def test_l01_a_planted_bug_is_found(toy: object, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("mode", ["pretrain", "finetune"])
 def test_l02_killed_at_each_point_of_the_real_trainings(toy: object, tmp_path: Path, mode: str) -> None:
     assert "killed at each of 6 points" in soak.points(toy, tmp_path, mode)
+
+
+def test_l04_s02_killed_in_every_stage(toy: object, tmp_path: Path) -> None:
+    assert "in 9 verbs, all" in soak.stages(toy, tmp_path, count=1)
 
 
 def test_l05_changed_and_cut_checkpoints_are_found(toy: object, tmp_path: Path) -> None:
