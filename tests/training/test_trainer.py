@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.training import toy
 from w2vbert_asr import config as configuration
+from w2vbert_asr.batch import Batch
 from w2vbert_asr.errors import ConfigError
+from w2vbert_asr.losses.output import LossOutput
 from w2vbert_asr.training import checkpoint
 from w2vbert_asr.training.optimizer import freeze
 from w2vbert_asr.training.run import TrainerConfig
@@ -87,3 +92,24 @@ def test_frozen_parameters_stay_and_bf16_trains(tmp_path: Path) -> None:
 def test_the_configuration_is_checked() -> None:
     problems = TrainerConfig(max_steps=0, clip_norm=0.0).problems()
     assert problems == ["max_steps=0: at least 1", "clip_norm=0.0: more than 0.0"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
+    class Stacked(toy.ToyModel):
+        def __init__(self) -> None:
+            super().__init__(dropout=0.0, norm=False)
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(toy.DIM, toy.DIM), nn.Tanh()) for _ in range(2))
+
+        def forward(self, batch: Batch, seed: int, step: int) -> LossOutput:
+            feats = batch.feats
+            for block in self.blocks:
+                feats = feats + block(feats)
+            return super().forward(replace(batch, feats=feats), seed, step)
+
+    for compiled in (False, True):
+        toy.run(tmp_path / str(compiled), Stacked(), compile=compiled, max_steps=5)
+    plain, fused = (checkpoint.load_weights(checkpoint.newest(tmp_path / str(one))) for one in (False, True))
+    assert plain.keys() == fused.keys()
+    for name, wanted in plain.items():
+        torch.testing.assert_close(fused[name], wanted, rtol=1e-4, atol=1e-5)

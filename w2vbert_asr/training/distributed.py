@@ -108,11 +108,15 @@ def wrap(model: nn.Module, world: World, parallel: Parallel) -> nn.Module:
     if parallel == "ddp":
         return DistributedDataParallel(model)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for stack in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
-        for block in stack:
-            fully_shard(block, mesh=mesh)
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """What a model is stacked of: the modules in its ModuleLists."""
+    return [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack]
 
 
 @contextmanager

@@ -63,8 +63,8 @@ class TrainerConfig:
     patience: evaluations without a better one before the run ends; 0 for none. accumulate: global batches an update.
     clip_norm: largest norm of all gradients together. divergence_factor: three log lines in a row with a loss this many
     times that of the first update end the run. parallel: of several ranks, each has the whole model (ddp) or a part of
-    it (fsdp). timeout: seconds that ranks wait for one another. allow_change: resume although the configuration or the
-    data has changed.
+    it (fsdp). compile: the blocks, by torch.compile, which needs a C++ compiler on a CPU. timeout: seconds that ranks
+    wait for one another. allow_change: resume although the configuration or the data has changed.
     """
 
     max_steps: int = 1000
@@ -84,6 +84,7 @@ class TrainerConfig:
     divergence_factor: float = 5.0
     tensorboard: bool = True
     parallel: Parallel = "ddp"
+    compile: bool = False
     timeout: float = 1800.0
     allow_change: bool = False
 

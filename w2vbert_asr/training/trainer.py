@@ -24,7 +24,7 @@ from w2vbert_asr.data.files import atomic_write
 from w2vbert_asr.errors import Preempted
 from w2vbert_asr.training import checkpoint, experiment, lock, optimizer
 from w2vbert_asr.training.checkpoint import Checkpoint
-from w2vbert_asr.training.distributed import World, name_lost_ranks, on_main, require_agreement, wrap
+from w2vbert_asr.training.distributed import World, blocks, name_lost_ranks, on_main, require_agreement, wrap
 from w2vbert_asr.training.evaluation import Measure
 from w2vbert_asr.training.optimizer import Part
 from w2vbert_asr.training.progress import Progress
@@ -88,6 +88,9 @@ def train(
         optimizer.assign(model, optimizers)  # says what does not fit before anything is written
         found = on_main(world, lambda: _find(out, config, resolved, known, prepare, world))
         saved = load_model(model, Path(found)) if found else None
+        if config.compile:
+            for block in blocks(model):
+                block.compile(dynamic=True)  # lengths differ from batch to batch
         wrapped = wrap(model, world, config.parallel)
         groups = optimizer.build(model, optimizers, config.max_steps)
         if saved is not None:
