@@ -82,6 +82,47 @@ def test_equals_the_sum_over_all_alignments(num_frames: int, num_tokens: int) ->
             assert (actual - wanted).abs().max() < 1e-10
 
 
+def paths(log_probs: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Posteriors of the arcs by enumeration: (T, U + 1) of blanks and of tokens; and -log P."""
+    num_frames, blank, label = len(log_probs), [], []
+    scores = []
+    for counts in itertools.product(range(len(tokens) + 1), repeat=num_frames):
+        if sum(counts) != len(tokens):
+            continue
+        score, u = log_probs.new_zeros(()), 0
+        blanks, labels = torch.zeros_like(log_probs[..., 0]), torch.zeros_like(log_probs[..., 0])
+        for t, count in enumerate(counts):
+            for _ in range(count):
+                score, labels[t, u], u = score + log_probs[t, u, tokens[u]], 1.0, u + 1
+            score, blanks[t, u] = score + log_probs[t, u, BLANK], 1.0
+        scores.append(score), blank.append(blanks), label.append(labels)
+    share = torch.stack(scores).softmax(0)[:, None, None]
+    return (share * torch.stack(blank)).sum(0), (share * torch.stack(label)).sum(0), -torch.stack(scores).logsumexp(0)
+
+
+@pytest.mark.parametrize(("num_frames", "num_tokens"), [(1, 0), (2, 2), (3, 4), (5, 3)])
+@pytest.mark.parametrize("fastemit", [0.0, 0.25, 2.0])
+def test_fastemit_weighs_the_tokens_occupations_in_the_gradient_alone(
+    num_frames: int, num_tokens: int, fastemit: float
+) -> None:
+    torch.manual_seed(num_frames)
+    leaves, rest = joint_problem([num_frames], [num_tokens], 4, 3, torch.float64)
+    logits = joint_logits(*leaves)[0, :num_frames]
+    log_probs, tokens = logits.log_softmax(-1), rest[0][0].tolist()
+    by_blank, by_label, loss = paths(log_probs.detach(), tokens)
+    next_log_probs = log_probs.gather(2, torch.tensor([*tokens, BLANK]).expand(num_frames, -1)[:, :, None])[..., 0]
+    surrogate = -(by_blank * log_probs[..., BLANK]).sum() - (1.0 + fastemit) * (by_label * next_log_probs).sum()
+    expected = torch.autograd.grad(surrogate, leaves)
+    for function in (
+        lambda *x: transducer_loss(joint_logits(*x), *rest, fastemit=fastemit),
+        lambda *x: joint_transducer_loss(*x, *rest, fastemit=fastemit),
+    ):
+        found = function(*leaves)
+        assert (found[0] - loss).abs() < 1e-10
+        for mine, wanted in zip(torch.autograd.grad(found.sum(), leaves), expected, strict=True):
+            assert (mine - wanted).abs().max() < 1e-10
+
+
 def test_gradcheck_with_unequal_lengths() -> None:
     torch.manual_seed(0)
     leaves, rest = joint_problem([1, 4, 2], [3, 2, 0], 3, 2, torch.float64)

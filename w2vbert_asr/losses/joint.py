@@ -52,6 +52,7 @@ class JointTargets:
     blank_id: int
     product_dtype: torch.dtype
     group_bytes: int
+    fastemit: float
 
 
 def joint_loss(
@@ -103,7 +104,7 @@ def _group_loss(
     if gradients is None:
         return negative_log_likelihood(blank, label, cells)
 
-    through = occupation(blank, label, cells)
+    through = occupation(blank, label, cells, targets.fastemit)
     for rows in chunks:
         gradient_of_logits_(
             logits[rows], next_tokens[rows], targets.blank_id, log_norm[rows], through.blank[rows], through.label[rows]

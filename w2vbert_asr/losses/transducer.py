@@ -18,16 +18,19 @@ from w2vbert_asr.losses.lattice import Cells, arc_scores, gradient_of_logits_, o
 GROUP_BYTES = 64 << 20
 
 
-def transducer_loss(logits: Tensor, tokens: Tensor, logit_lens: Tensor, token_lens: Tensor, blank_id: int) -> Tensor:
+def transducer_loss(
+    logits: Tensor, tokens: Tensor, logit_lens: Tensor, token_lens: Tensor, blank_id: int, fastemit: float = 0.0
+) -> Tensor:
     """-log P of each utterance: logits (B, T, U + 1, V), tokens (B, U), lengths (B,) -> (B,).
 
     Log-softmax is in float32 (float64 for float64 logits), the lattice in float64. The gradient is one more tensor of
-    the size of the logits, exactly zero at padding. Raises ValueError for shapes or lengths that do not fit together,
-    and for an utterance without frames.
+    the size of the logits, exactly zero at padding. With fastemit that gradient, not the value, is one in which the
+    tokens' arcs count 1 + fastemit times (Yu et al. 2021, arXiv 2010.11148). Raises ValueError for shapes or lengths
+    that do not fit together, and for an utterance without frames.
     """
     batch, num_frames, width, _ = logits.shape
     lens = _lengths(logit_lens, token_lens, tokens, (batch, num_frames, width))
-    loss: Tensor = _TransducerLoss.apply(logits, tokens, *lens, blank_id)
+    loss: Tensor = _TransducerLoss.apply(logits, tokens, *lens, blank_id, fastemit)
     return loss
 
 
@@ -41,6 +44,7 @@ def joint_transducer_loss(
     token_lens: Tensor,
     blank_id: int,
     group_bytes: int = GROUP_BYTES,
+    fastemit: float = 0.0,
 ) -> Tensor:
     """`transducer_loss` of logits = tanh(encoder_out[:, :, None] + decoder_out[:, None]) @ weight.T + bias, in pieces.
 
@@ -65,7 +69,7 @@ def joint_transducer_loss(
     product_dtype = torch.promote_types(encoder_out.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and product_dtype == torch.float32:
         product_dtype = torch.get_autocast_dtype(device)
-    targets = JointTargets(tokens, *lens, blank_id, product_dtype, group_bytes)
+    targets = JointTargets(tokens, *lens, blank_id, product_dtype, group_bytes, fastemit)
     with torch.autocast(device, enabled=False):
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs.tensors()):
             return joint_loss(inputs, targets)
@@ -96,14 +100,20 @@ def _lengths(
 class _TransducerLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, tokens: Tensor, frame_lens: list[int], token_lens: list[int], blank_id: int
+        ctx: Any,
+        logits: Tensor,
+        tokens: Tensor,
+        frame_lens: list[int],
+        token_lens: list[int],
+        blank_id: int,
+        fastemit: float,
     ) -> Tensor:
         cells = Cells.of(frame_lens, token_lens, logits.device)
         next_tokens = cells.next_tokens(tokens, blank_id)
         own_tokens = torch.split(next_tokens, cells.counts)
         arcs = [arc_scores(_rows(logits, cells, b), part, blank_id) for b, part in enumerate(own_tokens)]
         log_norm, blank, label = (torch.cat(column) for column in zip(*arcs, strict=True))
-        through = occupation(blank, label, cells)
+        through = occupation(blank, label, cells, fastemit)
         ctx.cells, ctx.blank_id = cells, blank_id
         ctx.save_for_backward(logits, next_tokens, log_norm, through.blank, through.label)
         return through.loss
@@ -120,7 +130,7 @@ class _TransducerLoss(torch.autograd.Function):
             gradient_of_logits_(rows, next_tokens, ctx.blank_id, log_norm, by_blank, by_label)
             own = gradient[b, : cells.frame_lens[b], : cells.token_lens[b] + 1]
             own.copy_(rows.mul_(grad_output[b]).view(own.shape))
-        return gradient, None, None, None, None
+        return gradient, None, None, None, None, None
 
 
 def _rows(logits: Tensor, cells: Cells, b: int) -> Tensor:

@@ -26,7 +26,8 @@ from w2vbert_asr.modules.dropout import Dropout
 @dataclass(frozen=True, kw_only=True)
 class TransducerConfig:
     """projection_dim: E, of the projection block. ctc_weight: of the auxiliary CTC loss (Graves et al. 2006); 0 leaves
-    its head out, as in the paper."""
+    its head out, as in the paper. fastemit: how much more the tokens' arcs count in the gradient, for less delay (Yu et
+    al. 2021, arXiv 2010.11148, use 0.001 to 0.01)."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     projection_dim: int = 640
@@ -34,6 +35,7 @@ class TransducerConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     joiner: JoinerConfig = field(default_factory=JoinerConfig)
     ctc_weight: float = 0.0
+    fastemit: float = 0.0
 
 
 class ProjectionBlock(nn.Module):
@@ -86,6 +88,7 @@ class Transducer(nn.Module):
             lens,
             batch.token_lens,
             self.blank_id,
+            fastemit=self.config.fastemit,
         )
         count = batch.token_lens.sum()
         terms = {"transducer": LossTerm(losses.sum(), count, by_utterance=losses.detach())}
