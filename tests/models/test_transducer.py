@@ -126,3 +126,23 @@ def test_an_encoder_of_another_shape_is_refused_with_the_names() -> None:
 
 def make_w2vbert() -> W2VBert:
     return W2VBert(W2VBertConfig(encoder=ENCODER, contrastive_layers=1), 1)
+
+
+def test_the_pruned_loss_warms_up_over_a_share_of_the_run_and_reaches_every_parameter() -> None:
+    batch = make_batch([160, 90], [9, 4])
+    config = dataclasses.replace(CONFIG, loss="pruned", prune_range=3, prune_warmup_share=0.25)
+    torch.manual_seed(0)
+    model = Transducer(config, vocab_size=7, blank_id=0, max_steps=80).train()
+    weights = {}
+    for step in (0, 10, 20, 60):
+        terms = model(batch, seed=0, step=step).terms
+        weights[step] = (round(terms["transducer"].weight, 6), round(terms["additive"].weight, 6))
+    assert weights == {0: (0.1, 1.0), 10: (0.55, 0.75), 20: (1.0, 0.5), 60: (1.0, 0.5)}
+    sum(term.weight * term.total for term in terms.values()).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    wide = dataclasses.replace(config, prune_range=99)
+    whole = make_model()
+    pruned = Transducer(wide, vocab_size=7, blank_id=0)
+    pruned.load_state_dict(whole.state_dict(), strict=False)
+    pairs = [one.eval()(batch, seed=0, step=0).terms["transducer"].total for one in (whole, pruned)]
+    torch.testing.assert_close(*pairs)

@@ -77,7 +77,7 @@ def assemble(config: Config, world: World, stats: FeatureStats | None = None) ->
     if saved is not None:
         encoder = _encoder_of(saved, config.model.encoder)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
-    model = Transducer(config.model, tokenizer.vocab_size, tokenizer.blank_id)
+    model = Transducer(config.model, tokenizer.vocab_size, tokenizer.blank_id, trainer.max_steps)
     init = None
     if saved is not None:
         lower = _below(saved.weights, config.init_blocks)

@@ -53,6 +53,14 @@ class JointTargets:
     product_dtype: torch.dtype
     group_bytes: int
     fastemit: float
+    bands: list[tuple[Tensor, int]] | None = None  # cells beyond them are left out
+
+    def cells(self, group: slice, device: torch.device) -> Cells:
+        """Those of a group of utterances."""
+        frame_lens, token_lens = self.frame_lens[group], self.token_lens[group]
+        if self.bands is None:
+            return Cells.of(frame_lens, token_lens, device)
+        return Cells.in_bands(frame_lens, token_lens, self.bands[group], device)
 
 
 def joint_loss(
@@ -62,6 +70,8 @@ def joint_loss(
     row_bytes = inputs.dtype.itemsize * (inputs.weight.shape[0] + inputs.weight.shape[1])
     lens = zip(targets.frame_lens, targets.token_lens, strict=True)
     sizes = [num_frames * (num_tokens + 1) * row_bytes for num_frames, num_tokens in lens]
+    if targets.bands is not None:
+        sizes = [len(starts) * size * row_bytes for starts, size in targets.bands]
     groups = (slice(*bounds) for bounds in _groups(sizes, targets.group_bytes))
     return torch.cat([_group_loss(inputs, targets, gradients, scale, group) for group in groups])
 
@@ -81,7 +91,7 @@ def _group_loss(
     inputs: JointInputs, targets: JointTargets, gradients: JointInputs | None, scale: Tensor | None, group: slice
 ) -> Tensor:
     weight = inputs.weight.to(targets.product_dtype)
-    cells = Cells.of(targets.frame_lens[group], targets.token_lens[group], weight.device)
+    cells = targets.cells(group, weight.device)
     next_tokens = cells.next_tokens(targets.tokens[group], targets.blank_id)
     encoder_out, decoder_out = inputs.encoder_out[group], inputs.decoder_out[group]
     frame_row = cells.utterance * encoder_out.shape[1] + cells.frame
@@ -115,7 +125,12 @@ def _group_loss(
         gradients.weight.add_(gradient.T @ hidden[rows])
         gradients.bias.add_(logits[rows].sum(0))
         hidden[rows] = torch.ops.aten.tanh_backward(gradient @ weight, hidden[rows])  # from here on, its gradient
-    _sum_rows(hidden, cells, gradients.encoder_out[group], gradients.decoder_out[group])
+    if targets.bands is None:
+        _sum_rows(hidden, cells, gradients.encoder_out[group], gradients.decoder_out[group])
+    else:
+        rows_of_gradient = hidden.to(inputs.dtype)
+        gradients.encoder_out[group].flatten(0, 1).index_add_(0, frame_row, rows_of_gradient)
+        gradients.decoder_out[group].flatten(0, 1).index_add_(0, token_row, rows_of_gradient)
     return through.loss
 
 

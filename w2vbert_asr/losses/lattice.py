@@ -17,7 +17,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cells:
-    """The valid cells of B utterances as rows: utterance after utterance, frame after frame, U_b + 1 cells a frame."""
+    """The valid cells of B utterances as rows: utterance after utterance, frame after frame, U_b + 1 cells a frame.
+
+    In a band, S_b cells a frame, from another position in each.
+    """
 
     counts: list[int]  # (B,) rows of each utterance
     frame_lens: Tensor  # (B,)
@@ -36,6 +39,20 @@ class Cells:
         width = tokens[utterance] + 1
         columns = [column.to(device) for column in (frames, tokens, utterance, row // width, row % width)]
         return Cells((ends - starts).tolist(), *columns)
+
+    @staticmethod
+    def in_bands(
+        frame_lens: Sequence[int], token_lens: Sequence[int], bands: Sequence[tuple[Tensor, int]], device: torch.device
+    ) -> Cells:
+        """bands: of each utterance the first position in each frame (T_b,), and S_b."""
+        starts = [start for start, _ in bands]
+        sizes = [len(start) * size for start, size in bands]
+        utterance = torch.repeat_interleave(torch.arange(len(bands)), torch.tensor(sizes))
+        frame = torch.cat([torch.arange(len(start)).repeat_interleave(size) for start, size in bands])
+        position = torch.cat([(start.cpu()[:, None] + torch.arange(size)).flatten() for start, size in bands])
+        columns = (torch.tensor(frame_lens), torch.tensor(token_lens), utterance, frame, position)
+        assert [len(start) for start in starts] == list(frame_lens)
+        return Cells(sizes, *(column.to(device) for column in columns))
 
     @property
     def is_last(self) -> Tensor:
@@ -61,6 +78,7 @@ class Occupation:
     loss: Tensor  # (B,)
     blank: Tensor  # (R,) of the blank arc out of each cell
     label: Tensor  # (R,) of the token arc; 0 where `is_last`
+    utterance: Tensor  # (R,) of each cell
 
 
 def arc_scores(logits: Tensor, next_tokens: Tensor, blank_id: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,8 +120,8 @@ def occupation(blank: Tensor, label: Tensor, cells: Cells, fastemit: float = 0.0
     through_label = torch.zeros_like(label)
     through_label[..., :-1] = (alpha[:-1, :, :-1] + label[..., :-1] + beta[1:, :, 1:] - log_likelihood[:, None]).exp_()
     through_label *= 1.0 + fastemit
-    rows = (through.flatten()[place].to(dtype) for through in (through_blank, through_label))
-    return Occupation(-log_likelihood.to(dtype), *rows)
+    by_blank, by_label = (through.flatten()[place].to(dtype) for through in (through_blank, through_label))
+    return Occupation(-log_likelihood.to(dtype), by_blank, by_label, cells.utterance)
 
 
 # Everything below is skewed: [n, b, u] holds cell (n - u, u) of utterance b, so that a diagonal is a row and depends on

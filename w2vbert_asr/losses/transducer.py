@@ -29,7 +29,7 @@ def transducer_loss(
     that do not fit together, and for an utterance without frames.
     """
     batch, num_frames, width, _ = logits.shape
-    lens = _lengths(logit_lens, token_lens, tokens, (batch, num_frames, width))
+    lens = lengths(logit_lens, token_lens, tokens, (batch, num_frames, width))
     loss: Tensor = _TransducerLoss.apply(logits, tokens, *lens, blank_id, fastemit)
     return loss
 
@@ -57,19 +57,39 @@ def joint_transducer_loss(
     backward makes them again with the true ones. Products are in bf16 under autocast to bf16 and for bf16 inputs,
     everything else in float32 (float64 for float64 inputs). Raises ValueError as `transducer_loss` does.
     """
+    shape = (*encoder_out.shape[:2], decoder_out.shape[1])
+    lens = lengths(encoder_out_lens, token_lens, tokens, shape)
+    return joint_loss_in_bands(
+        encoder_out, decoder_out, weight, bias, tokens, *lens, blank_id, group_bytes, fastemit, None
+    )
+
+
+def joint_loss_in_bands(
+    encoder_out: Tensor,
+    decoder_out: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    tokens: Tensor,
+    frame_lens: list[int],
+    token_lens: list[int],
+    blank_id: int,
+    group_bytes: int,
+    fastemit: float,
+    bands: list[tuple[Tensor, int]] | None,
+) -> Tensor:
+    """`joint_transducer_loss` over the alignments inside `bands` (see `Cells.in_bands`), all of them for None."""
     inputs = JointInputs(encoder_out, decoder_out, weight, bias)
-    batch, num_frames, joiner_dim = encoder_out.shape
+    batch, _, joiner_dim = encoder_out.shape
     if decoder_out.shape[0] != batch or not joiner_dim == decoder_out.shape[2] == weight.shape[1]:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
         raise ValueError(
             f"encoder_out (B, T, J), decoder_out (B, U + 1, J), weight (V, J) do not fit together: {shapes}"
         )
-    lens = _lengths(encoder_out_lens, token_lens, tokens, (batch, num_frames, decoder_out.shape[1]))
     device = encoder_out.device.type
     product_dtype = torch.promote_types(encoder_out.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and product_dtype == torch.float32:
         product_dtype = torch.get_autocast_dtype(device)
-    targets = JointTargets(tokens, *lens, blank_id, product_dtype, group_bytes, fastemit)
+    targets = JointTargets(tokens, frame_lens, token_lens, blank_id, product_dtype, group_bytes, fastemit, bands)
     with torch.autocast(device, enabled=False):
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs.tensors()):
             return joint_loss(inputs, targets)
@@ -77,7 +97,7 @@ def joint_transducer_loss(
     return loss
 
 
-def _lengths(
+def lengths(
     frame_lens: Tensor, token_lens: Tensor, tokens: Tensor, shape: tuple[int, int, int]
 ) -> tuple[list[int], list[int]]:
     """The lengths as numbers; ValueError if they, the tokens and the lattice (B, T, U + 1) do not fit together."""
