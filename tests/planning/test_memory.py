@@ -177,3 +177,16 @@ def test_what_the_encoder_saves_on_a_gpu(precision: Any, conv_norm: Any, monkeyp
     projection = rows * (features * widths.product + config.block.model_dim)  # its input, and the mask of dropout
     copies = widths.product * sum(one.numel() for one in encoder.parameters()) if precision == "bf16" else 0
     assert saved == pytest.approx(sum(part.saved for part in parts) + projection + copies, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_memory_of_the_pruned_loss(precision: str) -> None:
+    training = make_training("finetune", precision=precision)  # type: ignore[arg-type]
+    model = dataclasses.replace(training.model, loss="pruned", prune_range=5)  # type: ignore[type-var]
+    pruned = dataclasses.replace(training, model=model)
+    assert abs(deviation(pruned)) < 0.15
+    parameters = training.parameters(), pruned.parameters()
+    lattices = [
+        step_memory(one, names, gpus=1).most.lattice for one, names in zip((training, pruned), parameters, strict=True)
+    ]
+    assert lattices[1] < 0.7 * lattices[0]

@@ -83,20 +83,28 @@ def masked_frames(config: SpanMaskConfig, frames: int) -> float:
 
 
 def transducer_flops(config: TransducerConfig, shape: BatchShape, vocab_size: int) -> dict[str, float]:
-    """Projection block, LSTM decoder, joiner with its (T, U + 1) lattice, CTC head."""
+    """Projection block, LSTM decoder, joiner with its (T, U + 1) lattice or a band of it, CTC head."""
     rows, positions = shape.items * shape.frames, shape.items * (shape.tokens + 1)
     dim, joiner_dim = config.encoder.block.model_dim, config.joiner.joiner_dim
     inputs = config.projection_dim * rows + config.decoder.hidden_dim * positions
     flops = {
         "projection": 2.0 * rows * dim * config.projection_dim,
         "decoder": positions * lstm_flops(config.decoder.embedding_dim, config.decoder.hidden_dim),
-        "joiner": 2.0 * joiner_dim * (inputs + rows * (shape.tokens + 1) * vocab_size),
+        "joiner": 2.0 * joiner_dim * (inputs + rows * cells_of_frame(config, shape.tokens) * vocab_size),
     }
+    if config.loss == "pruned":
+        scores = config.projection_dim * rows + config.decoder.hidden_dim * positions
+        flops["additive"] = 2.0 * vocab_size * (scores + rows * (shape.tokens + 1))
     for _ in range(config.decoder.num_layers - 1):
         flops["decoder"] += positions * lstm_flops(config.decoder.hidden_dim, config.decoder.hidden_dim)
     if config.ctc_weight:
         flops["ctc"] = 2.0 * rows * dim * vocab_size
     return flops
+
+
+def cells_of_frame(config: TransducerConfig, num_tokens: int) -> int:
+    """Cells of the lattice that the joiner computes of each frame."""
+    return num_tokens + 1 if config.loss == "full" else min(config.prune_range, num_tokens + 1)
 
 
 def lstm_flops(input_dim: int, hidden_dim: int) -> float:

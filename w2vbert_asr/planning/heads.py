@@ -12,7 +12,7 @@ from w2vbert_asr.losses.transducer import GROUP_BYTES
 from w2vbert_asr.models.transducer import TransducerConfig
 from w2vbert_asr.models.w2vbert import W2VBertConfig
 from w2vbert_asr.planning.activations import FLOAT, INT, Component, Widths, blocks, subsampling
-from w2vbert_asr.planning.flops import feature_dim, masked_frames
+from w2vbert_asr.planning.flops import cells_of_frame, feature_dim, masked_frames
 from w2vbert_asr.planning.training import BatchShape
 
 _DRAW = 3 * INT  # a random number of counter_random while it is mixed
@@ -136,21 +136,27 @@ def _transducer(model: TransducerConfig, shape: BatchShape, widths: Widths, voca
     lattice = Component(
         prefixes=("joiner.",),
         saved=saved,
-        forward=saved + lattice_bytes(shape, vocab_size, joiner_dim, widths),
+        forward=saved + lattice_bytes(model, shape, vocab_size, widths),
         backward=saved + gradients,
         kind="lattice",
     )
+    parts = [projection, lstm, lattice]
+    if model.loss == "pruned":  # scores, their exponentials and the normalizers, and the lattice of arcs
+        scores = (rows + positions) * vocab_size * FLOAT + rows * (shape.tokens + 1) * (2 * FLOAT + _CELL)
+        additive = Component(prefixes=("additive.",), saved=2 * scores, forward=3 * scores, backward=3 * scores)
+        parts.insert(2, additive)
     if not model.ctc_weight:
-        return [projection, lstm, lattice]
+        return parts
     scores = rows * vocab_size * FLOAT
     saved = scores + rows * (2 * shape.tokens + 1) * FLOAT + (rows * dim * FLOAT if cast else 0)
     ctc = Component(prefixes=("ctc.",), saved=saved, forward=saved + scores, backward=saved + 2 * scores)
-    return [projection, lstm, lattice, ctc]
+    return [*parts, ctc]
 
 
-def lattice_bytes(shape: BatchShape, vocab_size: int, joiner_dim: int, widths: Widths) -> float:
+def lattice_bytes(model: TransducerConfig, shape: BatchShape, vocab_size: int, widths: Widths) -> float:
     """What losses/joint.py holds of one group of utterances: as many as GROUP_BYTES allows, one at least."""
-    cells = shape.frames * (shape.tokens + 1)
+    joiner_dim = model.joiner.joiner_dim
+    cells = shape.frames * cells_of_frame(model, shape.tokens)
     utterances = min(shape.items, max(1, GROUP_BYTES // (cells * (vocab_size + joiner_dim) * FLOAT)))
     rows = utterances * cells
     inputs = utterances * (shape.frames + shape.tokens + 1) * joiner_dim
