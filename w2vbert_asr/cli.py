@@ -103,6 +103,16 @@ VERBS: dict[str, Verb] = {
         "write a mended copy of a data directory",
         (_path("dir", "data directory"), _OUT, Arg("--encoding", "encoding of its tables, such as latin-1"), _JOBS),
     ),
+    "shard": Verb(
+        "pack the audio of a data directory into tar shards",
+        (
+            _path("data", "data directory"),
+            _path("--out", "data directory to write, with the shards"),
+            Arg("--shard-seconds", "seconds of audio in a shard", kind="float"),
+            Arg("--max-dropped", "share of utterances whose audio may be missing", kind="float"),
+            _JOBS,
+        ),
+    ),
     "fbank": Verb(
         "extract log-mel filterbanks",
         (

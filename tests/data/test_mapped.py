@@ -103,8 +103,9 @@ def test_where_nothing_can_be_written_it_stays_in_memory(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(*((mapped, "atomic_write") if where == "write" else (mapped.fcntl, "flock")), refuse)
-    assert same(cached(tmp_path / "a", "k", lambda: ARRAYS))
-    assert os.listdir(tmp_path) == [] and "made anew at every start" in caplog.text
+    for _ in range(2):
+        assert same(cached(tmp_path / "a", "k", lambda: ARRAYS))
+    assert set(os.listdir(tmp_path)) <= {".a.lock"} and "made anew at every start" in caplog.text
 
 
 def test_of_many_makers_one_makes_it_and_the_death_of_one_hurts_nobody(tmp_path: Path) -> None:
@@ -134,4 +135,4 @@ def test_of_many_makers_one_makes_it_and_the_death_of_one_hurts_nobody(tmp_path:
     os.kill(dying.pid, signal.SIGKILL)
     assert [finish(process) for process in others] == [0] * 4
     assert (tmp_path / "calls").read_text() == "x"
-    assert same(map_arrays(path, "k")) and not (tmp_path / ".a.partial").exists()
+    assert same(map_arrays(path, "k")) and sorted(os.listdir(tmp_path)) == ["a", "calls", "dying"]

@@ -42,7 +42,8 @@ def run(config: Config) -> dict[str, object]:
     batches = batching.batch_by_cost(reader.num_frames, config.batch_seconds * FRAMES_PER_SECOND, None)
     records: dict[int, dict[str, object]] = {}
     seconds = 0.0
-    for batch in tqdm(batches, desc=f"decode {config.data.name}", unit="batch", disable=None):
+    for numbers in tqdm(batches, desc=f"decode {config.data.name}", unit="batch", disable=None):
+        batch = numbers.tolist()
         feats = [reader.load(index) for index in batch]
         start = time.perf_counter()
         found = recognizer.decode(feats)
@@ -58,7 +59,7 @@ def run(config: Config) -> dict[str, object]:
                     for one in hypotheses[: config.num_best]
                 ],
             }
-    audio = sum(reader.num_frames) / FRAMES_PER_SECOND
+    audio = int(reader.num_frames.sum()) / FRAMES_PER_SECOND
     result: dict[str, object] = {
         "utterances": len(records),
         "audio_seconds": round(audio, 2),

@@ -5,9 +5,6 @@ With `online` the archives are left out: what is usable, the frame counts and th
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,23 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from w2vbert_asr import config as configuration
-from w2vbert_asr.data import kaldi_dir
-from w2vbert_asr.data.archive import absolute
+from w2vbert_asr.data import drops, kaldi_dir
 from w2vbert_asr.data.dump import Limits, ShardResult, Task, plan, write_shard
-from w2vbert_asr.data.files import atomic_dir
+from w2vbert_asr.data.files import absolute, atomic_dir
 from w2vbert_asr.data.kaldi_dir import DataDir, Utterance
 from w2vbert_asr.data.online import speed_prefix
 from w2vbert_asr.data.parallel import map_parallel, num_processes
-from w2vbert_asr.data.source import find_whole, write_source
-from w2vbert_asr.errors import DataError, summarize
+from w2vbert_asr.data.source import find_whole, input_digest, would_replace, write_source
+from w2vbert_asr.errors import DataError
 from w2vbert_asr.features.fbank import FbankConfig
 from w2vbert_asr.features.stats import FeatureSums
 
 FORMAT = 1  # raise it when the same input would give other numbers
 SECONDS_PER_PROCESS = 3600.0  # less audio than this is done before another process has started
 POLICY = ("too_short", "too_long")  # reasons that are no damage
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +56,15 @@ class Config:
             found.append("min_frames and max_duration must be positive")
         if self.num_jobs < 0:
             found.append(f"num_jobs: {self.num_jobs} is negative; 0 is one process a core")
-        data, out = self.data.resolve(), self.out.resolve()
-        if data == out or out in data.parents:
-            found.append(f"out: {self.out} holds the data directory {self.data} and would replace it; choose another")
-        return found
+        return found + would_replace(self.out, self.data)
 
 
 def run(config: Config) -> dict[str, object]:
     """Write the dump folder `config.out`, or say that it is whole already."""
     data = kaldi_dir.read(config.data)
     copies = _copies(data, config)
-    digest = _digest(data, config)
+    options = {**configuration.to_dict(config), "data": None, "out": absolute(config.out), "num_jobs": None}
+    digest = input_digest(data, [FORMAT, options])
     summary = find_whole(config.out, digest)
     if summary is not None:
         print(f"{config.out}: whole, made before from the same input")
@@ -125,8 +117,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Tables, report and statistics beside the archives; returns the summary. DataError if too much was dropped."""
     dropped = [drop for result in results for drop in result.dropped]
-    reasons = Counter(reason for _, reason, _ in dropped)
-    _judge(data, config, len(copies), dropped, reasons)
+    drops.judge(data.path, dropped, len(copies), config.max_dropped, harmless=POLICY)
     place = absolute(config.out)
     feats_scp: dict[str, str] = {}
     frames: dict[str, int] = {}
@@ -136,8 +127,7 @@ def _finish(
                 feats_scp[utt_id] = f"{place}/{result.name}:{offset}"
             frames[utt_id] = num_frames
     _write_tables(data, {utt_id: copies[utt_id] for utt_id in frames}, feats_scp, frames, folder)
-    lines = ["utt_id\treason\tdetail", *("\t".join(" ".join(value.split()) for value in drop) for drop in dropped)]
-    (folder / "dropped.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / drops.REPORT).write_text(drops.report(dropped), encoding="utf-8")
     if config.stats:
         first, *others = (result.sums for result in results)
         sums: FeatureSums = sum(others, first)
@@ -148,27 +138,8 @@ def _finish(
         "utterances": len(frames),
         "frames": sum(frames.values()),
         "hours": seconds / 3600,
-        "dropped": dict(sorted(reasons.items())),
+        "dropped": dict(sorted(Counter(reason for _, reason, _ in dropped).items())),
     }
-
-
-def _judge(
-    data: DataDir, config: Config, total: int, dropped: list[tuple[str, str, str]], reasons: Counter[str]
-) -> None:
-    if not dropped:
-        return
-    table = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    damaged = [drop for drop in dropped if drop[1] not in POLICY]
-    if len(damaged) > config.max_dropped * total:
-        shown = summarize([f"{utt_id}: {detail}" for utt_id, _, detail in damaged])
-        raise DataError(
-            f"{data.path}: {len(damaged)} of {total} utterances have unusable audio, {config.max_dropped:.2%} are put "
-            f"up with ({table}):\n{shown}\n"
-            "  restore the files, leave them out with `w2vbert fix`, or raise --max-dropped"
-        )
-    if len(dropped) == total:
-        raise DataError(f"{data.path}: nothing left, all {total} utterances were dropped ({table})")
-    _log.warning("%s: dropped %d of %d utterances (%s), see dropped.tsv", data.path, len(dropped), total, table)
 
 
 def _write_tables(
@@ -199,16 +170,3 @@ def _write_tables(
         utt2num_frames=frames,
         num_samples=samples if data.num_samples is not None else None,
     )
-
-
-def _digest(data: DataDir, config: Config) -> str:
-    """SHA-256 over what decides the contents of the dump folder: the options, the tables, the sizes of the audio."""
-    options = {**configuration.to_dict(config), "data": None, "out": absolute(config.out), "num_jobs": None}
-    digest = hashlib.sha256(json.dumps([FORMAT, options]).encode())
-    for utterance in data.utterances():
-        digest.update(f"{utterance!r}\n".encode(errors="surrogateescape"))
-    for rec_id in sorted(data.wav_scp):
-        path = data.audio_path(rec_id)
-        size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{rec_id} {absolute(path)} {size}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from w2vbert_asr.data import kaldi_dir
+from w2vbert_asr.data import drops, kaldi_dir
 from w2vbert_asr.data.inspection import Inspection, Piece, crashed, inspect
 from w2vbert_asr.data.parallel import map_parallel
 from w2vbert_asr.data.tables import fits
@@ -90,7 +90,7 @@ def _write_set(folder: Path, kept: Kept, dropped: Dropped) -> SetSummary:
         num_samples={utt_id: found.num_samples for utt_id, (_, found) in kept.items()},
         text={utt_id: normalize(raw.text or "") for utt_id, (raw, _) in kept.items()} if labelled else None,
         segments=segments if cut else None,
-        extra={"dropped.tsv": _report(dropped)},
+        extra={drops.REPORT: drops.report([(utt_id, *dropped[utt_id]) for utt_id in sorted(dropped)])},
     )
     return {
         "utterances": len(kept),
@@ -131,11 +131,6 @@ def _recordings(utterances: Sequence[RawUtterance]) -> dict[Path, str]:
 
 def _example(dropped: Dropped, reason: str) -> str:
     return next(f"{utt_id} ({detail})" for utt_id, (word, detail) in dropped.items() if word == reason)
-
-
-def _report(dropped: Dropped) -> str:
-    rows = [("utt_id", "reason", "detail"), *((utt_id, *dropped[utt_id]) for utt_id in sorted(dropped))]
-    return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
 
 
 def _note_shared_speakers(sets: Mapping[str, Kept]) -> None:

@@ -6,7 +6,7 @@ Dimension letters: T frames, F features.
 
 from __future__ import annotations
 
-import os
+import io
 import struct
 from pathlib import Path
 from typing import IO
@@ -47,8 +47,8 @@ def read_feats(reference: str, folder: Path, utt_id: str) -> npt.NDArray[np.floa
         raise DataError(f"{path}: {utt_id}, offset {digits}: {error}; run stage 1 (`w2vbert fbank`) again") from error
 
 
-def _read_matrix(file: IO[bytes], offset: int, size: int) -> npt.NDArray[np.float32]:
-    file.seek(offset)
+def _read_matrix(file: io.BufferedReader, offset: int, size: int) -> npt.NDArray[np.float32]:
+    file.seek(min(offset, size))
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size or not header.startswith(b"\0B"):
         raise ValueError(f"no matrix begins there, the file has {size} bytes")
@@ -61,8 +61,10 @@ def _read_matrix(file: IO[bytes], offset: int, size: int) -> npt.NDArray[np.floa
     needed = rows * columns * _ITEM_SIZES[kind]
     if offset + _HEADER.size + needed > size:
         raise ValueError(f"{rows} x {columns} values claimed, the file ends after {size} bytes")
-    values = np.frombuffer(bytearray(file.read(needed)), dtype=f"<f{_ITEM_SIZES[kind]}")
-    return np.asarray(values.reshape(rows, columns), dtype=np.float32)
+    values = np.empty((rows, columns), dtype=f"<f{_ITEM_SIZES[kind]}")
+    if file.readinto(values.data) != needed:
+        raise ValueError(f"{rows} x {columns} values claimed, the file has become shorter")
+    return np.asarray(values, dtype=np.float32)
 
 
 def _read_compressed(file: IO[bytes]) -> npt.NDArray[np.float32]:
@@ -71,8 +73,3 @@ def _read_compressed(file: IO[bytes]) -> npt.NDArray[np.float32]:
     except (AssertionError, struct.error) as error:
         raise ValueError(f"a damaged compressed matrix ({error})") from error
     return np.ascontiguousarray(matrix, dtype=np.float32)
-
-
-def absolute(path: Path) -> str:
-    """`path` as it is written into wav.scp and feats.scp: it resolves from any working directory."""
-    return os.path.abspath(path)

@@ -1,5 +1,6 @@
 """Audio files: what a header says, and samples as float32 mono, checked while they are read.
 
+A path is that of a file, or `shard.tar:OFFSET` for a recording in a shard.
 Nothing is allocated by what a header claims: samples are read in blocks, so memory follows what is really there.
 """
 
@@ -7,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2vbert_asr.data.files import require_regular
+from w2vbert_asr.data.member import open_recording, split
 from w2vbert_asr.errors import DataError
 
 if TYPE_CHECKING:
@@ -61,8 +63,8 @@ class AudioInfo:
 
 def audio_info(path: Path) -> AudioInfo:
     """The header of an audio file. AudioError where it is undecodable, empty or absurd."""
-    with _open(path) as file:
-        return _info(path, file)
+    with _open(path) as (_, info):
+        return info
 
 
 def read_audio(
@@ -111,8 +113,7 @@ def read_blocks(
     import numpy as np
     import soundfile
 
-    with _open(path) as file:
-        info = _info(path, file)
+    with _open(path) as (file, info):
         first, last = info.span(start, end)
         if first >= info.num_samples or last > info.num_samples + 1:
             detail = f"{start} to {end} seconds asked for, the file has {info.duration:.6f}; mend segments or the file"
@@ -140,19 +141,26 @@ def read_blocks(
         raise AudioError("frames_mismatch", path, detail)
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, AudioInfo]]:
+    """A SoundFile and what its header says."""
     import soundfile
 
-    require_regular(path)
-    try:
-        return soundfile.SoundFile(os.fspath(path))
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
-        reason = "empty" if os.path.getsize(path) == 0 else "undecodable"
-        raise AudioError(reason, path, f"not an audio file that soundfile reads ({_say(error)})") from error
+    with open_recording(path) as raw:
+        head = raw.read(8)
+        raw.seek(0)
+        try:
+            # libsndfile reads a file of its own faster than through Python.
+            file = soundfile.SoundFile(os.fspath(path) if split(path) is None else raw)
+        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
+            reason = "empty" if raw.size == 0 else "undecodable"
+            raise AudioError(reason, path, f"not an audio file that soundfile reads ({_say(error)})") from error
+        with file:
+            yield file, _info(path, file, raw.size, head)
 
 
-def _info(path: Path, file: Any) -> AudioInfo:
-    size = os.path.getsize(path)
+def _info(path: Path, file: Any, size: int, head: bytes) -> AudioInfo:
+    """What the header says of `size` bytes that begin with `head`."""
     rate, count, channels = int(file.samplerate), int(file.frames), int(file.channels)
     if count <= 0:
         raise AudioError("empty", path, "has a header and no samples")
@@ -161,8 +169,6 @@ def _info(path: Path, file: Any) -> AudioInfo:
     if not RATES[0] <= rate <= RATES[1] or channels > MAX_CHANNELS or count > size * MAX_SAMPLES_PER_BYTE:
         detail = f"the header claims {count} samples in {channels} channels at {rate} Hz, in a file of {size} bytes"
         raise AudioError("undecodable", path, detail)
-    with open(path, "rb") as raw:
-        head = raw.read(8)
     riff = int.from_bytes(head[4:8], "little") + 8 if head.startswith(b"RIFF") else 0
     if size < riff - 1 < _STREAMED:  # - 1: some writers leave out the pad byte
         raise AudioError("frames_mismatch", path, f"the header claims {riff} bytes, the file has {size}: cut short")

@@ -1,113 +1,60 @@
-"""Utterances of some data directories, with features read from archives or computed on the way, and loaders over them.
+"""Loaders over a corpus: batches by position for training, one pass in a fixed order for evaluation.
 
-Dimension letters: T frames (10 ms), F mel bins.
+Dimension letters: I items, T frames (10 ms), F mel bins.
 """
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from w2vbert_asr.allocator import leave_inherited_memory
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.counter_random import draw_key
 from w2vbert_asr.data import batching
-from w2vbert_asr.data.batching import Cost, Item, Piece
+from w2vbert_asr.data.batching import Batches, Cost, Item, Items
 from w2vbert_asr.data.collate import collate
-from w2vbert_asr.data.features import FeatureReader
-from w2vbert_asr.errors import ConfigError, DataError
+from w2vbert_asr.data.corpus import FRAMES_PER_SECOND, Corpus, DataConfig
+from w2vbert_asr.errors import ConfigError, DataError, UserError
 from w2vbert_asr.features.augment import SpecAugmentConfig, spec_augment
-from w2vbert_asr.features.stats import FeatureStats
-from w2vbert_asr.text.tokenizer import Tokenizer
 
-FRAMES_PER_SECOND = 100
+__all__ = ["FRAMES_PER_SECOND", "Corpus", "DataConfig", "EvalLoader", "Plan", "Share", "TrainLoader", "make_batch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """features: read from dump/, or computed online from audio. speeds: factors of online features, each a copy.
+class Plan:
+    """Which items make which batch of an epoch, as arrays; `plan[b]` is batch b."""
 
-    batch_seconds: padded audio of a global batch; in fine-tuning a token costs token_frames and each cell of an
-    utterance's lattice, frames times tokens, cell_frames as much as a frame (10 ms) of audio. crop_seconds: with
-    packing, utterances of a speaker are joined and cut to crops of this length. min_seconds, max_seconds: shorter and
-    longer utterances are left out of training.
-    num_workers: loader processes.
-    """
+    items: Items
+    batches: Batches
 
-    features: Literal["dump", "online"] = "dump"
-    speeds: tuple[float, ...] = (1.0,)
-    batch_seconds: float = 200.0
-    token_frames: float = 0.0
-    cell_frames: float = 0.0
-    crop_seconds: float = 32.0
-    min_seconds: float = 0.5
-    max_seconds: float = 40.0
-    num_workers: int = 0
+    def __len__(self) -> int:
+        return len(self.batches)
 
-    def problems(self) -> list[str]:
-        """What is wrong with the fields together."""
-        found = []
-        if self.features == "dump" and self.speeds != (1.0,):
-            found.append("speeds are for features: online; stage 1 writes the copies of dump/ (fbank --speeds)")
-        if not 0.0 < self.min_seconds < self.max_seconds:
-            found.append("min_seconds and max_seconds must satisfy 0 < min_seconds < max_seconds")
-        if self.token_frames < 0.0 or self.cell_frames < 0.0:
-            found.append("token_frames and cell_frames must not be negative")
-        return found
+    def __getitem__(self, batch: int) -> list[Item]:
+        return [self.items[int(item)] for item in self.batches[batch]]
 
 
-class Corpus:
-    """The utterances of several data directories in byte order of utt_id, with normalised features and tokens."""
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A rank's part of a global batch."""
 
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        config: DataConfig,
-        stats: FeatureStats | None,
-        tokenizer: Tokenizer | None,
-        speeds: Sequence[float] = (1.0,),
-    ) -> None:
-        self.reader = FeatureReader(folders, online=config.features == "online", speeds=speeds)
-        self.stats = stats
-        self.utt_ids = self.reader.utt_ids
-        self.speakers = self.reader.speakers
-        self.num_frames = self.reader.num_frames
-        self.tokens: list[list[int]] = [[] for _ in self.utt_ids]
-        texts = self.reader.texts
-        if tokenizer is not None:
-            silent = [utt_id for utt_id, text in zip(self.utt_ids, texts, strict=True) if text is None]
-            if silent:
-                where = ", ".join(str(folder) for folder in folders)
-                raise DataError(f"{where}: {len(silent)} utterance(s) without text, the first {silent[0]}; give `text`")
-            self.tokens = [tokenizer.encode(text or "") for text in texts]
-        self.texts = [text or "" for text in texts]
-        self.digest = _digest(self.utt_ids, self.num_frames, self.texts)
-
-    def feats(self, piece: Piece) -> Tensor:
-        """(T, F) normalised features of frames start to end - 1 of an utterance."""
-        feats = self.reader.load(piece.index)[piece.start : piece.end]
-        return feats if self.stats is None else self.stats.normalize(feats)
-
-    def whole(self, index: int) -> Item:
-        """The item that is one whole utterance."""
-        return (Piece(index, 0, self.num_frames[index]),)
+    epoch: int
+    items: list[Item]
 
 
-def _digest(utt_ids: Sequence[str], num_frames: Sequence[int], texts: Sequence[str]) -> str:
-    """SHA-256 over what decides order and batches."""
-    digest = hashlib.sha256()
-    for record in zip(utt_ids, num_frames, texts, strict=True):
-        digest.update(f"{record}\n".encode())
-    return digest.hexdigest()
+def _crops(corpus: Corpus, config: DataConfig, rng: np.random.Generator | None) -> Items:
+    longest, shortest = (int(seconds * FRAMES_PER_SECOND) for seconds in (config.crop_seconds, config.min_seconds))
+    return batching.pack_speakers(corpus.num_frames, corpus.speakers, longest, shortest, rng)
 
 
 class TrainLoader(Dataset[Batch]):
@@ -134,7 +81,8 @@ class TrainLoader(Dataset[Batch]):
         self.digest = corpus.digest
         low, high = config.min_seconds * FRAMES_PER_SECOND, config.max_seconds * FRAMES_PER_SECOND
         self.cost = Cost() if packed else Cost(per_token=config.token_frames, per_cell=config.cell_frames)
-        self.usable = [i for i, frames in enumerate(corpus.num_frames) if packed or low <= frames <= high]
+        frames = corpus.num_frames
+        self.usable = np.flatnonzero((low <= frames) & (frames <= high)) if not packed else np.arange(len(frames))
         self.plan = lru_cache(maxsize=2)(self._plan)
         self.batches_per_epoch = len(self.plan(0))
         if self.batches_per_epoch == 0:
@@ -143,7 +91,7 @@ class TrainLoader(Dataset[Batch]):
                 f"{config.min_seconds} and {config.max_seconds} s (data.min_seconds, data.max_seconds)"
             )
 
-        smallest = min(map(len, self.plan(0)))
+        smallest = self.plan(0).batches.sizes.min()
         if smallest < world_size:
             raise ConfigError(
                 f"data.batch_seconds={config.batch_seconds}: a batch has only {smallest} item(s) for {world_size} "
@@ -155,31 +103,28 @@ class TrainLoader(Dataset[Batch]):
         """Utterances that are too short or too long."""
         return len(self.corpus.num_frames) - len(self.usable)
 
-    def _plan(self, epoch: int) -> list[list[Item]]:
+    def _plan(self, epoch: int) -> Plan:
         rng = np.random.Generator(np.random.Philox(draw_key(self.seed, epoch, self.digest, "order") % 2**63))
-        corpus, config = self.corpus, self.config
+        corpus, budget = self.corpus, self.config.batch_seconds * FRAMES_PER_SECOND
         if self.packed:
-            items = batching.pack_speakers(
-                corpus.num_frames,
-                corpus.speakers,
-                int(config.crop_seconds * FRAMES_PER_SECOND),
-                int(config.min_seconds * FRAMES_PER_SECOND),
-                rng,
-            )
+            items = _crops(corpus, self.config, rng)
         else:
-            items = [corpus.whole(index) for index in self.usable]
-        lengths = [batching.item_frames(item) for item in items]
-        tokens = None if self.packed else [len(corpus.tokens[item[0].index]) for item in items]
-        batches = batching.batch_by_cost(lengths, config.batch_seconds * FRAMES_PER_SECOND, rng, tokens, self.cost)
-        return [[items[i] for i in batch] for batch in batches]
+            items = batching.whole(self.usable, corpus.num_frames[self.usable])
+        return Plan(
+            items=items, batches=batching.batch_by_cost(items.frames, budget, rng, self._tokens(items), self.cost)
+        )
+
+    def _tokens(self, items: Items) -> npt.NDArray[np.int32] | None:
+        """(I,) word pieces of each item, where they cost something."""
+        return None if self.cost == Cost() else self.corpus.token_counts[items.first]
 
     def dearest(self) -> Batch:
         """This rank's share of the batch of the first epoch that costs most, to be tried before all others."""
-        return self[max(range(self.batches_per_epoch), key=lambda index: self._cost_of(self.plan(0)[index]))]
-
-    def _cost_of(self, items: Sequence[Item]) -> float:
-        frames = max(map(batching.item_frames, items))
-        return len(items) * self.cost.of(frames, max(len(self.corpus.tokens[item[0].index]) for item in items))
+        plan = self.plan(0)
+        frames, tokens = plan.batches.most(plan.items.frames), self._tokens(plan.items)
+        most = np.zeros(len(plan)) if tokens is None else plan.batches.most(tokens)
+        costs = plan.batches.sizes * self.cost.of(frames.astype(np.float64), most.astype(np.float64))
+        return self[int(np.argmax(costs))]
 
     def position_to_epoch(self, position: int) -> tuple[int, int]:
         """(epoch, number of the batch in it)."""
@@ -187,30 +132,37 @@ class TrainLoader(Dataset[Batch]):
 
     def __getitem__(self, position: int) -> Batch:
         """This rank's share of the global batch at `position`."""
-        epoch, _ = self.position_to_epoch(position)
-        augment = self._augment_at(epoch) if self.augment else None
-        return make_batch(self.corpus, self.items(position), self.blank_id, augment)
+        return self.make(Share(epoch=self.position_to_epoch(position)[0], items=self.items(position)))
 
     def items(self, position: int) -> list[Item]:
         """What that batch is made of."""
         epoch, index = self.position_to_epoch(position)
         return self.plan(epoch)[index][self.rank :: self.world_size]
 
-    def _augment_at(self, epoch: int) -> _Augment:
-        assert self.augment is not None
-        return _Augment(self.augment, self.seed, epoch)
+    def make(self, share: Share) -> Batch:
+        """The batch of what a rank has been dealt."""
+        augment = None if self.augment is None else _Augment(self.augment, self.seed, share.epoch)
+        return make_batch(self.corpus, share.items, self.blank_id, augment)
 
     def iterate(self, start_position: int) -> Iterator[Batch]:
-        """Batches from a position on, without end."""
-        loader: DataLoader[Batch] = DataLoader(
-            self,
+        """Batches from a position on, without end. Raises what a loader process raised, if that is a UserError.
+
+        Loader processes are forks: they share the indexes and have no plan of their own, but are told what to make.
+        """
+        workers = self.config.num_workers
+        loader: DataLoader[Batch | UserError] = DataLoader(
+            _Shares(self),
             batch_size=None,
-            sampler=_Positions(start_position),
-            num_workers=self.config.num_workers,
-            prefetch_factor=4 if self.config.num_workers else None,
-            worker_init_fn=_start_worker if self.config.num_workers else None,
+            sampler=_Dealt(self, start_position),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_start_worker if workers else None,
+            multiprocessing_context="fork" if workers else None,
         )
-        yield from loader
+        for made in loader:
+            if isinstance(made, UserError):
+                raise made
+            yield made
 
 
 class EvalLoader:
@@ -219,23 +171,20 @@ class EvalLoader:
     def __init__(self, corpus: Corpus, config: DataConfig, *, packed: bool, blank_id: int = 0) -> None:
         self.corpus, self.blank_id = corpus, blank_id
         self.digest = corpus.digest
-        frames = corpus.num_frames
-        crop = int(config.crop_seconds * FRAMES_PER_SECOND)
-        items = (
-            batching.pack_speakers(frames, corpus.speakers, crop, int(config.min_seconds * FRAMES_PER_SECOND), None)
-            if packed
-            else [corpus.whole(index) for index in range(len(frames)) if frames[index] > 0]
-        )
-        lengths = [batching.item_frames(item) for item in items]
-        batches = batching.batch_by_cost(lengths, config.batch_seconds * FRAMES_PER_SECOND, None)
-        self.batches = [[items[i] for i in batch] for batch in batches]
+        if packed:
+            items = _crops(corpus, config, None)
+        else:
+            spoken = np.flatnonzero(corpus.num_frames)
+            items = batching.whole(spoken, corpus.num_frames[spoken])
+        batches = batching.batch_by_cost(items.frames, config.batch_seconds * FRAMES_PER_SECOND, None)
+        self.plan = Plan(items=items, batches=batches)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        for items in self.batches:
-            yield make_batch(self.corpus, items, self.blank_id, None)
+        for number in range(len(self.plan)):
+            yield make_batch(self.corpus, self.plan[number], self.blank_id, None)
 
 
 @dataclass(frozen=True)
@@ -251,29 +200,44 @@ class _Augment:
 
 def make_batch(corpus: Corpus, items: Sequence[Item], blank_id: int, augment: _Augment | None) -> Batch:
     """The batch of some items; an item is named by its first utterance and the frame at which it starts."""
-    feats, tokens, utt_ids = [], [], []
+    tokens, utt_ids = [], []
     for item in items:
         first = item[0]
-        whole = len(item) == 1 and first.start == 0 and first.end == corpus.num_frames[first.index]
-        utt_id = corpus.utt_ids[first.index] + ("" if whole else f"@{first.start}")
-        one = torch.cat([corpus.feats(piece) for piece in item])
-        feats.append(augment(one, utt_id) if augment else one)
+        whole = item == corpus.whole(first.index)
         tokens.append(corpus.tokens[first.index] if whole else [])
-        utt_ids.append(utt_id)
-    return collate(feats, tokens, utt_ids, blank_id)
+        utt_ids.append(corpus.utt_ids[first.index] + ("" if whole else f"@{first.start}"))
+
+    def feats() -> Iterator[Tensor]:
+        for item, utt_id in zip(items, utt_ids, strict=True):
+            one = torch.cat([corpus.feats(piece) for piece in item])
+            yield augment(one, utt_id) if augment else one
+
+    return collate(feats(), list(map(batching.item_frames, items)), tokens, utt_ids, blank_id)
 
 
-class _Positions:
-    """0, 1, 2, ... from a start: the sampler of an endless loader."""
+class _Shares(Dataset["Batch | UserError"]):
+    """What a loader process makes of a share. Errors come back as they are: torch would raise others in their place."""
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    def __init__(self, loader: TrainLoader) -> None:
+        self.loader = loader
 
-    def __iter__(self) -> Iterator[int]:
-        position = self.start
-        while True:
-            yield position
-            position += 1
+    def __getitem__(self, share: Share) -> Batch | UserError:
+        try:
+            return self.loader.make(share)
+        except UserError as error:
+            return error
+
+
+class _Dealt:
+    """The shares of positions 0, 1, 2, ... from a start: the sampler of an endless loader."""
+
+    def __init__(self, loader: TrainLoader, start: int) -> None:
+        self.loader, self.start = loader, start
+
+    def __iter__(self) -> Iterator[Share]:
+        for position in itertools.count(self.start):
+            epoch, _ = self.loader.position_to_epoch(position)
+            yield Share(epoch=epoch, items=self.loader.items(position))
 
 
 def _start_worker(_worker: int) -> None:
@@ -281,3 +245,4 @@ def _start_worker(_worker: int) -> None:
     needs its workers to finish the step."""
     torch.set_num_threads(1)
     os.setpgid(0, 0)
+    leave_inherited_memory()

@@ -5,8 +5,6 @@ Dimension letters: F features.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import torch
 from w2vbert_asr.data.archive import write_feats
 from w2vbert_asr.data.audio import AudioError
 from w2vbert_asr.data.online import online_feats
+from w2vbert_asr.data.parallel import end_with_parent
 from w2vbert_asr.errors import DataError
 from w2vbert_asr.features.fbank import FbankConfig
 from w2vbert_asr.features.stats import FeatureSums
@@ -105,7 +104,7 @@ def _write(shard: Shard) -> ShardResult:
     with ExitStack() as stack:
         file = stack.enter_context(open(shard.path, "wb")) if shard.archive else None
         for task in shard.tasks:
-            _end_with_parent()
+            end_with_parent()
             try:
                 feats = _feats(task, shard.features, shard.limits)
             except _Dropped as drop:
@@ -142,10 +141,3 @@ def _feats(task: Task, features: FbankConfig, limits: Limits) -> torch.Tensor:
     if bool((feats == feats[0, 0]).all()):
         raise _Dropped("silent", f"{task.audio}: every sample is the same")
     return feats
-
-
-def _end_with_parent() -> None:
-    """Leave at once when the command has been killed: a later run writes files of the same names."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)

@@ -99,6 +99,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def absolute(path: Path) -> str:
+    """`path` as it is written into wav.scp and feats.scp: it resolves from any working directory."""
+    return os.path.abspath(path)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 digest of a file, in hexadecimal."""
     digest = hashlib.sha256()

@@ -114,11 +114,11 @@ def _write(out: Path, data: DataDir, kept: dict[str, Inspection], left_out: dict
         utt2spk=mended.utt2spk,
         utt2dur=mended.utt2dur,
         num_samples=mended.num_samples,
-        extra={**reports, **_companions(data, mended, encoding)},
+        extra={**reports, **companions(data, mended, encoding)},
     )
 
 
-def _companions(data: DataDir, mended: DataDir, encoding: str) -> dict[str, str]:
+def companions(data: DataDir, mended: DataDir, encoding: str = "utf-8") -> dict[str, str]:
     """Kaldi's other tables, cut down to the ids that are left; one that lacks an id is left out."""
     found = {}
     for name, kind in COMPANIONS.items():

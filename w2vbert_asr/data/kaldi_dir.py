@@ -1,7 +1,8 @@
 """A Kaldi data directory: wav.scp, text, utt2spk, utt2dur and their optional companions, joined by utt_id.
 
-Paths in wav.scp are relative to the directory where they are not absolute. `utt2num_samples` (ours) holds the samples
-of each utterance at the rate of its file, so that a file that has lost its end is found when it is read.
+Paths in wav.scp are relative to the directory where they are not absolute; `shard-000001.tar:1536` is a recording in a
+tar shard. `utt2num_samples` (ours) holds the samples of each utterance at the rate of its file, so that a file that has
+lost its end is found when it is read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "utt2num_samples": tables.parse_count,
 }
 REQUIRED = ("wav.scp", "utt2spk", "utt2dur")
+INDEX, TOKEN_COUNTS = "index.safetensors", "token_counts.safetensors"  # made of the tables when they are loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ def write(out: Path, *, extra: Mapping[str, str] | None = None, **columns: Unpac
     """
     if out.is_dir():
         ours = {*PARSERS, *(extra or {}), "spk2utt", "dropped.tsv", "left_out.tsv"}
+        ours |= {name for made in (INDEX, TOKEN_COUNTS) for name in (made, f".{made}.partial", f".{made}.lock")}
         strangers = sorted(entry.name for entry in out.iterdir() if entry.name not in ours or entry.is_dir())
         if strangers:
             raise DataError(f"{out}: holds {', '.join(strangers[:5])}, no table of ours; choose an empty folder")

@@ -46,6 +46,13 @@ def map_parallel(
             bar.update(len(result))
 
 
+def end_with_parent() -> None:
+    """Leave at once when the command has been killed: a later run writes files of the same names."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
 def _apply(function: Callable[[A], B], items: Sequence[A]) -> list[B]:
     return [function(item) for item in items]
 

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from w2vbert_asr.data.files import absolute
+from w2vbert_asr.data.kaldi_dir import DataDir
+from w2vbert_asr.data.member import file_of
 from w2vbert_asr.errors import ConfigError
 
 SOURCE = "source.json"
+
+
+def input_digest(data: DataDir, settings: Any) -> str:
+    """SHA-256 over what a stage makes its output from: its settings, the tables, and the sizes of the audio files."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for utterance in data.utterances():
+        digest.update(f"{utterance!r}\n".encode(errors="surrogateescape"))
+    for rec_id in sorted(data.wav_scp):
+        path = data.audio_path(rec_id)
+        file = file_of(path)
+        size = file.stat().st_size if file.is_file() else -1
+        digest.update(f"{rec_id} {absolute(path)} {size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def would_replace(out: Path, data: Path) -> list[str]:
+    """The problem of an output folder that holds the data directory that it is made from."""
+    whole, part = out.resolve(), data.resolve()
+    if part == whole or whole in part.parents:
+        return [f"out: {out} holds the data directory {data} and would replace it; choose another"]
+    return []
 
 
 def write_source(folder: Path, digest: str, summary: dict[str, Any]) -> None:

@@ -12,8 +12,10 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ SAMPLE_SCALE = 32768.0  # Kaldi reads 16-bit integers as they are
 PREEMPHASIS = 0.97
 LOW_FREQUENCY = 20.0  # Hz
 ENERGY_FLOOR = torch.finfo(torch.float32).eps
+Count = TypeVar("Count", int, npt.NDArray[np.int64])
 CHUNK_FRAMES = 4096  # about 40 s at once: bounds the memory for recordings of any length
 
 
@@ -58,9 +61,10 @@ class FbankConfig:
         }
         return [message for message, fine in checks.items() if not fine]
 
-    def num_frames(self, num_samples: int) -> int:
-        """Frames that fit whole into `num_samples` samples."""
-        return 0 if num_samples < self.window else 1 + (num_samples - self.window) // self.shift
+    def num_frames(self, num_samples: Count) -> Count:
+        """Frames that fit whole into `num_samples` samples (a number, or an array of them)."""
+        frames = 1 + (num_samples - self.window) // self.shift
+        return frames * (frames > 0)
 
 
 def num_frames(num_samples: int, sample_rate: int) -> int:

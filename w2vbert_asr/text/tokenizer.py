@@ -46,6 +46,10 @@ class Tokenizer:
         """Piece ids; a character outside the vocabulary becomes `<unk>`, an empty text no piece."""
         return list(self._processor.encode(text, out_type=int))
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of pieces of each text."""
+        return [len(ids) for ids in self._processor.encode(list(texts), out_type=int, num_threads=1)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The words of piece ids, one space between; `<blank>` is nothing. Inverse of `encode` for known characters."""
         return " ".join(str(self._processor.decode([int(index) for index in ids])).split())
