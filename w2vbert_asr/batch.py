@@ -13,13 +13,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Padded features and tokens, with their lengths; a padded tensor never travels without them."""
+    """Padded features and tokens, with their lengths; a padded tensor never travels without them.
+
+    replaced: why an utterance is not in it, where another has taken its place (utt_id and reason).
+    """
 
     feats: Tensor  # (B, T, F) float32, normalised; zero at padding
     feat_lens: Tensor  # (B,) int64
     tokens: Tensor  # (B, U) int64, blank_id at padding; U = 0 without transcripts
     token_lens: Tensor  # (B,) int64
     utt_ids: tuple[str, ...]
+    replaced: tuple[tuple[str, str], ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""

@@ -34,7 +34,8 @@ class DataConfig:
     utterance's lattice, frames times tokens, cell_frames as much as a frame (10 ms) of audio. crop_seconds: with
     packing, utterances of a speaker are joined and cut to crops of this length. min_seconds, max_seconds: shorter and
     longer utterances are left out of training.
-    num_workers: loader processes.
+    max_dropped: share of the utterances whose audio may turn out to be damaged while training with features: online;
+    each is replaced by another of its batch. num_workers: loader processes.
     """
 
     features: Literal["dump", "online"] = "dump"
@@ -45,6 +46,7 @@ class DataConfig:
     crop_seconds: float = 32.0
     min_seconds: float = 0.5
     max_seconds: float = 40.0
+    max_dropped: float = 0.001
     num_workers: int = 0
 
     def problems(self) -> list[str]:

@@ -6,9 +6,12 @@ Dimension letters: I items, T frames (10 ms), F mel bins.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,11 +24,15 @@ from w2vbert_asr.allocator import leave_inherited_memory
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.counter_random import draw_key
 from w2vbert_asr.data import batching
+from w2vbert_asr.data.audio import AudioError
 from w2vbert_asr.data.batching import Batches, Cost, Item, Items
 from w2vbert_asr.data.collate import collate
 from w2vbert_asr.data.corpus import FRAMES_PER_SECOND, Corpus, DataConfig
-from w2vbert_asr.errors import ConfigError, DataError, UserError
+from w2vbert_asr.errors import ConfigError, DataError, UserError, summarize
 from w2vbert_asr.features.augment import SpecAugmentConfig, spec_augment
+
+_LOADER_RESTARTS = 3
+_log = logging.getLogger(__name__)
 
 __all__ = ["FRAMES_PER_SECOND", "Corpus", "DataConfig", "EvalLoader", "Plan", "Share", "TrainLoader", "make_batch"]
 
@@ -142,13 +149,57 @@ class TrainLoader(Dataset[Batch]):
     def make(self, share: Share) -> Batch:
         """The batch of what a rank has been dealt."""
         augment = None if self.augment is None else _Augment(self.augment, self.seed, share.epoch)
-        return make_batch(self.corpus, share.items, self.blank_id, augment)
+        try:
+            return make_batch(self.corpus, share.items, self.blank_id, augment)
+        except AudioError:  # only of audio that is read on the way
+            items, replaced = _without_damage(self.corpus, share.items)
+            return replace(make_batch(self.corpus, items, self.blank_id, augment), replaced=replaced)
 
     def iterate(self, start_position: int) -> Iterator[Batch]:
         """Batches from a position on, without end. Raises what a loader process raised, if that is a UserError.
 
         Loader processes are forks: they share the indexes and have no plan of their own, but are told what to make.
+        When one dies all are started again, and go on where they were; DataError when that does not help. DataError,
+        too, for more damaged utterances than `max_dropped` allows.
         """
+        position, deaths = start_position, 0
+        damaged: dict[str, str] = {}
+        while True:
+            try:
+                for made in self._load(position):
+                    if isinstance(made, UserError):
+                        raise made
+                    self._judge(damaged, dict(made.replaced))
+                    yield made
+                    position, deaths = position + 1, 0
+            except (RuntimeError, EOFError, OSError) as error:
+                if not self.config.num_workers or not _is_death(error):
+                    raise
+                deaths += 1
+                utt_ids = ", ".join(self.corpus.utt_ids[item[0].index] for item in self.items(position))
+                where = f"a loader process died ({error!r}) near batch {position} of {utt_ids}"
+                if deaths > _LOADER_RESTARTS:
+                    raise DataError(
+                        f"{where}, {deaths} times in a row; look for a shortage of memory, or train with "
+                        "data.num_workers=0 to see what it dies of"
+                    ) from error
+                _log.warning("%s; started again", where)
+
+    def _judge(self, damaged: dict[str, str], replaced: Mapping[str, str]) -> None:
+        """Count what has been replaced."""
+        fresh = {utt_id: reason for utt_id, reason in replaced.items() if utt_id not in damaged}
+        damaged |= fresh
+        for utt_id, reason in fresh.items():
+            _log.warning("%s: replaced by another utterance of its batch (%s)", utt_id, reason)
+        if fresh and len(damaged) > self.config.max_dropped * len(self.corpus.num_frames):
+            listed = summarize([f"{utt_id}: {reason}" for utt_id, reason in damaged.items()])
+            raise DataError(
+                f"{len(damaged)} of {len(self.corpus.num_frames)} utterances have damaged audio, "
+                f"{self.config.max_dropped:.2%} are put up with:\n{listed}\n"
+                "  restore the files, leave them out with `w2vbert fix`, or raise data.max_dropped"
+            )
+
+    def _load(self, start_position: int) -> Iterator[Batch | UserError]:
         workers = self.config.num_workers
         loader: DataLoader[Batch | UserError] = DataLoader(
             _Shares(self),
@@ -159,10 +210,11 @@ class TrainLoader(Dataset[Batch]):
             worker_init_fn=_start_worker if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
-        for made in loader:
-            if isinstance(made, UserError):
-                raise made
-            yield made
+        batches = iter(loader)
+        if workers and threading.current_thread() is threading.main_thread():
+            # torch would raise the death of a process wherever the training is; so it shows when a batch is asked for.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        yield from batches
 
 
 class EvalLoader:
@@ -185,6 +237,34 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         for number in range(len(self.plan)):
             yield make_batch(self.corpus, self.plan[number], self.blank_id, None)
+
+
+def _is_death(error: Exception) -> bool:
+    """Whether this is how a loader process that is no more shows: torch has noticed, or a batch is cut off."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid" in str(error)
+    return "Caught" not in str(error)  # raised in the process itself, which is alive
+
+
+def _without_damage(corpus: Corpus, items: Sequence[Item]) -> tuple[list[Item], tuple[tuple[str, str], ...]]:
+    """The items, each damaged one replaced by the next whole one; and utt_id and reason of each that is damaged.
+
+    Raises the first AudioError if none is whole.
+    """
+    errors: list[AudioError | None] = []
+    for item in items:
+        try:
+            for piece in item:
+                corpus.feats(piece)
+            errors.append(None)
+        except AudioError as error:
+            errors.append(error)
+    whole = [number for number, error in enumerate(errors) if error is None]
+    if not whole:
+        raise next(error for error in errors if error is not None)
+    chosen = [next((n for n in whole if n >= number), whole[0]) for number in range(len(items))]
+    replaced = [(corpus.utt_ids[item[0].index], str(e)) for item, e in zip(items, errors, strict=True) if e is not None]
+    return [items[number] for number in chosen], tuple(replaced)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,18 @@ def read_bundle(folder: Path) -> tuple[int, list[Batch]]:
     """The number of updates before the step, and its micro-batches. DataError for anything but a whole bundle."""
     try:
         summary = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        batches = [
-            Batch(**load_tensors(folder / f"micro-{micro:03d}.safetensors"), utt_ids=tuple(one["utt_ids"]))
-            for micro, one in enumerate(summary["micro_batches"])
-        ]
+        batches = []
+        for micro, one in enumerate(summary["micro_batches"]):
+            tensors = load_tensors(folder / f"micro-{micro:03d}.safetensors")
+            batches.append(
+                Batch(
+                    feats=tensors["feats"],
+                    feat_lens=tensors["feat_lens"],
+                    tokens=tensors["tokens"],
+                    token_lens=tensors["token_lens"],
+                    utt_ids=tuple(one["utt_ids"]),
+                )
+            )
         return int(summary["step"]), batches
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: no bundle of a step that was not finite ({error}); see nonfinite/ of it") from error
