@@ -88,16 +88,18 @@ def test_what_a_loader_process_raises_arrives_as_it_is(folders: tuple[Path, Path
     for utt_id, path in wav.items():
         shutil.copy(folders[0].parent / f"{utt_id}.flac", path)
     tables.write_table(tmp_path / "data" / "wav.scp", wav)
-    Path(wav["s1-u04"]).write_bytes(b"no audio")
+    for path in wav.values():
+        Path(path).write_bytes(b"no audio")
     for workers in (0, 1):
         config = DataConfig(**{**CONFIG.__dict__, "features": "online", "num_workers": workers})
         loader = TrainLoader(Corpus([tmp_path / "data"], config, None, None), config, seed=0, packed=False)
-        with pytest.raises(AudioError, match=r"s1-u04\.flac: undecodable: s1-u04: not an audio file") as caught:
-            list(islice(loader.iterate(0), loader.batches_per_epoch))
+        with pytest.raises(AudioError, match=r"(s\d-u\d\d)\.flac: undecodable: \1: not an audio file") as caught:
+            next(loader.iterate(0))
         assert caught.value.reason == "undecodable"
-    Path(wav["s1-u04"]).unlink()
-    with pytest.raises(DataError, match=r"^s1-u04: .*No such file"):
-        list(islice(loader.iterate(0), loader.batches_per_epoch))
+    for path in wav.values():
+        Path(path).unlink()
+    with pytest.raises(DataError, match=r"^(s\d-u\d\d): .*\1\.flac: .*No such file"):
+        next(loader.iterate(0))
 
 
 def test_an_epoch_has_every_utterance_once_and_the_next_another_order(folders: tuple[Path, Path]) -> None:

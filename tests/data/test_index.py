@@ -13,6 +13,7 @@ import pytest
 
 from tests.data.speech import edit, make_dir
 from w2vbert_asr.data import index, kaldi_dir
+from w2vbert_asr.data.columns import Table
 from w2vbert_asr.data.index import Index, open_index, token_counts
 from w2vbert_asr.data.kaldi_dir import INDEX, TOKEN_COUNTS, Segment, Utterance
 from w2vbert_asr.data.lazy import Lazy, Strings
@@ -93,6 +94,19 @@ def _fields(utterance: Utterance) -> dict[str, object]:
     return {name: getattr(utterance, name) for name in Utterance.__slots__}
 
 
+def test_large_tables_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(3):
+        folder = random_dir(tmp_path / f"{seed}", seed)
+        open_index(folder)
+        alone = (folder / INDEX).read_bytes()
+        (folder / INDEX).unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(index, "_LARGE", 0)
+            patched.setattr(index, "num_processes", lambda _: 3)
+            open_index(folder)
+        assert (folder / INDEX).read_bytes() == alone
+
+
 def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_dir(tmp_path)
     first = utterances(open_index(folder))
@@ -136,6 +150,12 @@ def test_a_torn_or_foreign_one_is_made_anew(tmp_path: Path) -> None:
 DEFECTS: dict[str, Callable[[Path], object]] = {
     "malformed": lambda folder: edit(folder / "utt2spk", "s0-u2 s0", "s0-u2 s0 extra"),
     "missing id": lambda folder: edit(folder / "text", "s0-u0", "s9-u0"),
+    "missing recording": lambda folder: edit(folder / "wav.scp", "s0-u0 ", "s9-u0 "),
+    "unknown recording": lambda folder: (folder / "segments").write_text(
+        "".join(f"{one} {'x' if one == 's0-u0' else one} 0 0.5\n" for one in kaldi_dir.read(folder).utt2spk)
+    ),
+    "nothing": lambda folder: [path.write_text("") for path in folder.iterdir() if path.suffix != ".safetensors"],
+    "not UTF-8": lambda folder: (folder / "text").write_bytes(b"s0-u0 \xff\n" + (folder / "text").read_bytes()),
     "missing table": lambda folder: (folder / "wav.scp").unlink(),
     "folder": lambda folder: ((folder / "text").unlink(), (folder / "text").mkdir()),
     "fifo": lambda folder: ((folder / "utt2dur").unlink(), os.mkfifo(folder / "utt2dur")),
@@ -160,8 +180,14 @@ def test_errors_are_those_of_the_tables(tmp_path: Path, defect: str, before: boo
 
 def test_tables_that_change_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_dir(tmp_path)
-    columns = index._columns
-    monkeypatch.setattr(index, "_columns", lambda data: (edit(folder / "text", "OF S1-U1", "ON"), columns(data))[1])
+    read = index.read_columns
+
+    def change_and_read(path: Path) -> Table | None:
+        if path.name == "text":
+            edit(path, "OF S1-U1", "ON")
+        return read(path)
+
+    monkeypatch.setattr(index, "read_columns", change_and_read)
     with pytest.raises(DataError, match="changed while they were read"):
         open_index(folder)
     assert not (folder / INDEX).exists()

@@ -8,7 +8,8 @@ batch at 90 % of the second epoch, in pre-training (packed), in fine-tuning (who
 cells (tokens). CPU seconds are those of the main process: on a busy machine they are what it would take on a quiet one.
 Memory is in MB (10^6 bytes): of the main process its peak, of a loader process what it shares with no other
 (Private_Dirty in /proc/PID/smaps_rollup) and its share of all it maps (Pss), the larger of the loader processes.
-`--steps N` takes N more batches and says how both grow from the third tenth on.
+`--steps N` takes N more batches and says how what is not shared grows, from the least of the third to fifth tenths to
+the least of the last three: between them it goes up and down by the batches that are under way.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def measure(folder: Path, case: str, epochs: float, workers: int, steps: int, be
     if steps:
         held = list(held_after(batches, steps))
         for name, values in (("main", [one for one, _ in held]), ("worker", [one for _, one in held])):
-            found[f"{name}_growth"] = (values[-1] - values[2]) / (0.7 * steps / 1000)
+            found[f"{name}_growth"] = (min(values[-3:]) - min(values[2:5])) / (0.5 * steps / 1000)
     batches.close()  # type: ignore[attr-defined]
     return found
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2vbert_asr.data.member import open_recording, split
+from w2vbert_asr.data.member import NoRecording, open_recording, split
 from w2vbert_asr.errors import DataError
 
 if TYPE_CHECKING:
@@ -146,17 +146,20 @@ def _open(path: Path) -> Iterator[tuple[Any, AudioInfo]]:
     """A SoundFile and what its header says."""
     import soundfile
 
-    with open_recording(path) as raw:
+    with ExitStack() as stack:
+        try:
+            raw = stack.enter_context(open_recording(path))
+        except NoRecording as error:
+            raise AudioError("undecodable", path, error.detail) from error
         head = raw.read(8)
         raw.seek(0)
         try:
             # libsndfile reads a file of its own faster than through Python.
-            file = soundfile.SoundFile(os.fspath(path) if split(path) is None else raw)
+            file = stack.enter_context(soundfile.SoundFile(os.fspath(path) if split(path) is None else raw))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
             reason = "empty" if raw.size == 0 else "undecodable"
             raise AudioError(reason, path, f"not an audio file that soundfile reads ({_say(error)})") from error
-        with file:
-            yield file, _info(path, file, raw.size, head)
+        yield file, _info(path, file, raw.size, head)
 
 
 def _info(path: Path, file: Any, size: int, head: bytes) -> AudioInfo:

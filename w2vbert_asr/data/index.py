@@ -9,27 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from w2vbert_asr.data import kaldi_dir
+from w2vbert_asr.data.columns import Column, Table, read_columns
 from w2vbert_asr.data.files import require_regular, sha256
-from w2vbert_asr.data.kaldi_dir import INDEX, PARSERS, TOKEN_COUNTS, DataDir
+from w2vbert_asr.data.kaldi_dir import INDEX, PARSERS, REQUIRED, TOKEN_COUNTS
 from w2vbert_asr.data.lazy import Strings
 from w2vbert_asr.data.mapped import Array, cached
+from w2vbert_asr.data.parallel import map_parallel, num_processes
 from w2vbert_asr.errors import DataError
 from w2vbert_asr.text.tokenizer import Tokenizer
 
 FORMAT = 1  # raise it when the same tables would give other arrays
 _TEXTS_AT_ONCE = 10_000
 _LARGE, _MANY = 50_000_000, 100_000  # bytes of tables, transcripts: from there on it takes long enough for a message
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -128,55 +129,53 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _make(folder: Path, key: str) -> dict[str, Array]:
-    size = sum(path.stat().st_size for path in _tables(folder))
+    """The arrays of an index, its tables read side by side if they are large. DataError as `kaldi_dir.read` raises."""
+    paths = _tables(folder)
+    size = sum(path.stat().st_size for path in paths)
     if size > _LARGE:
         _log.info("%s: making the index of %d MB of tables, once", folder, size / 1e6)
-    arrays = _columns(kaldi_dir.read(folder))
-    if _tables_digest(folder) != key:
+    jobs = min(num_processes(0), len(paths)) if size > _LARGE else 1
+    largest_first = sorted(paths, key=lambda path: (-path.stat().st_size, path))
+    tables = {table.name: table for table in map_parallel(read_columns, largest_first, jobs, "index") if table}
+    arrays = _join(tables) if len(tables) == len(paths) else None
+    if arrays is None:
+        kaldi_dir.read(folder)  # says what is wrong
+    if arrays is None or _tables_digest(folder) != key:
         raise DataError(f"{folder}: its tables changed while they were read; run the same again")
     return arrays
 
 
-def _columns(data: DataDir) -> dict[str, Array]:
-    """The columns of `Index`, a column of strings as `name.text` and `name.bounds`, and `name.sha256` of each.
+def _join(tables: Mapping[str, Table]) -> dict[str, Array] | None:
+    """The columns of `Index`, one of strings as `name.text` and `name.bounds`, and `name.sha256` of each.
 
-    The tables are emptied on the way: a million lines are not held twice.
+    None where a table is missing or has other ids than the rest.
     """
-    ids, recordings = sorted(data.utt2spk), sorted(data.wav_scp)
-    speakers = _take(data.utt2spk, ids)
-    names = sorted(set(speakers))
-    at = {name: place for place, name in enumerate(names)}
-    columns: dict[str, tuple[Array, ...]] = {
-        "speakers": (np.fromiter(map(at.__getitem__, speakers), np.int32, len(ids)),),
-        "durations": (np.fromiter(_take(data.utt2dur, ids), np.float64, len(ids)),),
-        "recordings": (np.arange(len(ids), dtype=np.int32),),  # without segments their ids are those of the utterances
-    }
-    for name, counts in (("num_frames", data.utt2num_frames), ("num_samples", data.num_samples)):
-        if counts is not None:
-            columns[name] = (np.fromiter(_take(counts, ids), np.int64, len(ids)),)
-    if data.segments:
-        pieces, at = _take(data.segments, ids), {rec_id: place for place, rec_id in enumerate(recordings)}
-        columns["recordings"] = (np.fromiter((at[piece.rec_id] for piece in pieces), np.int32, len(ids)),)
-        columns["starts"] = (np.fromiter((piece.start for piece in pieces), np.float64, len(ids)),)
-        columns["ends"] = (np.fromiter((piece.end for piece in pieces), np.float64, len(ids)),)
-    columns["audio"] = Strings.pack(_take(data.wav_scp, recordings)).arrays
-    columns["speaker_names"] = Strings.pack(names).arrays
-    for name, strings in (("feats", data.feats_scp), ("texts", data.text)):
-        if strings is not None:
-            columns[name] = Strings.pack(_take(strings, ids)).arrays
-    columns["utt_ids"] = Strings.pack(ids).arrays
+    if not tables.keys() >= set(REQUIRED):
+        return None
+    ids, recorded, cut = tables["utt2spk"].ids, tables["wav.scp"].ids, "segments" in tables
+    if not all(table.ids.equals(ids) for name, table in tables.items() if name != "wav.scp" or not cut):
+        return None
+    columns: dict[str, Column] = {"utt_ids": ids, "recordings": np.arange(len(ids), dtype=np.int32)}
+    for table in tables.values():
+        columns |= table.columns
+    if cut:
+        known = {rec_id: place for place, rec_id in enumerate(recorded.between(0, len(recorded)))}
+        used = cast(Strings, columns.pop("recording_names"))
+        places = [known.get(rec_id, -1) for rec_id in used.between(0, len(used))]
+        if -1 in places:
+            return None
+        columns["recordings"] = np.asarray(places, dtype=np.int32)[cast(Array, columns["recordings"])]
     arrays: dict[str, Array] = {}
-    for name, parts in columns.items():
-        arrays |= dict(zip((f"{name}.text", f"{name}.bounds") if len(parts) == 2 else (name,), parts, strict=True))
-        arrays[f"{name}.sha256"] = _sha256(*parts)
+    for name, column in columns.items():
+        parts = _parts(name, column)
+        arrays |= {**parts, f"{name}.sha256": _sha256(*parts.values())}
     return arrays
 
 
-def _take(table: dict[str, T], ids: Sequence[str]) -> list[T]:
-    """The values of a table in the order of `ids`; leaves it empty."""
-    found = [table[one] for one in ids]
-    table.clear()
-    return found
+def _parts(name: str, column: Column) -> dict[str, Array]:
+    if isinstance(column, Strings):
+        return {f"{name}.text": column.text, f"{name}.bounds": column.bounds}
+    return {name: column}
 
 
 def _sha256(*arrays: Array) -> Array:

@@ -50,11 +50,6 @@ class Strings:
             text += b"".join(encoded)
         return cls(np.frombuffer(text, dtype=np.uint8), np.cumsum(bounds))
 
-    @property
-    def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """text, bounds."""
-        return self.text, self.bounds
-
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
@@ -66,3 +61,7 @@ class Strings:
         bounds = self.bounds[start : end + 1]
         text = self.text[bounds[0] : bounds[-1]].tobytes()
         return [text[first:last].decode() for first, last in itertools.pairwise((bounds - bounds[0]).tolist())]
+
+    def equals(self, other: Strings) -> bool:
+        """Whether they are the same strings."""
+        return np.array_equal(self.bounds, other.bounds) and np.array_equal(self.text, other.text)

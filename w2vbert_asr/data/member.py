@@ -21,6 +21,17 @@ BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 _REFERENCE = re.compile(r"(.+\.tar):([0-9]{1,18})", re.DOTALL)
 
 
+class NoRecording(DataError):
+    """A place in a shard at which there is no whole recording; `detail` says what there is."""
+
+    def __init__(self, shard: Path, offset: int, detail: str) -> None:
+        super().__init__(shard, offset, detail)  # the arguments as they are, so that it can be pickled
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return "{}, offset {}: {}".format(*self.args)
+
+
 def split(path: Path) -> tuple[Path, int] | None:
     """(shard, offset) of a recording in a shard; None for a file of its own."""
     found = _REFERENCE.fullmatch(os.fspath(path))
@@ -65,7 +76,7 @@ class Member:
 def open_recording(path: Path) -> Iterator[Member]:
     """The bytes of a recording, in a shard or a file of its own.
 
-    DataError, with shard and offset, for what is no regular file, and where no whole member begins.
+    DataError for what is no regular file, NoRecording with shard and offset where no whole member begins.
     """
     inside = split(path)
     size = require_regular(file_of(path)).st_size
@@ -97,9 +108,9 @@ def _find(file: IO[bytes], shard: Path, offset: int, size: int) -> Member:
         if not member.isreg():
             raise tarfile.HeaderError("no plain file")
     except tarfile.HeaderError as error:
-        detail = f"no recording begins there ({error}), the shard has {size} bytes"
-        raise DataError(f"{shard}, offset {offset}: {detail}; {remedy}") from error
+        detail = f"no recording begins there ({error}), the shard has {size} bytes; {remedy}"
+        raise NoRecording(shard, offset, detail) from error
     if offset + member.size > size:
-        detail = f"{member.size} bytes claimed, the shard ends after {size}"
-        raise DataError(f"{shard}, offset {offset}: {detail}: cut short; {remedy}")
+        detail = f"{member.size} bytes claimed, the shard ends after {size}: cut short; {remedy}"
+        raise NoRecording(shard, offset, detail)
     return Member(file, offset, member.size, member.name)
