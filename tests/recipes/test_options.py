@@ -26,6 +26,11 @@ SETS = {
 }
 
 
+def _hear_ctrl_c() -> None:
+    """A shell cannot trap what it was started to ignore, as tests in the background are."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Driver:
     """Runs recipes from `folder` with their data, dump and exp below it."""
 
@@ -51,7 +56,9 @@ class Driver:
         }
         command = [str(ROOT / "recipes" / recipe / script), *places, *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=_hear_ctrl_c
+        )
 
     def calls(self) -> list[list[str]]:
         return [shlex.split(line) for line in self.calls_file.read_text().splitlines()]
