@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+FRAMES_PER_SECOND = 100  # of features
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 import w2vbert_asr.training.checkpoint as checkpoint
 from w2vbert_asr import config as configuration
 from w2vbert_asr.data.files import atomic_dir, sha256
-from w2vbert_asr.data.tensors import load_tensors
 from w2vbert_asr.errors import ConfigError, DataError, summarize
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.transducer import Transducer, TransducerConfig
 from w2vbert_asr.models.w2vbert import W2VBert, W2VBertConfig
+from w2vbert_asr.tensors import load_tensors
 from w2vbert_asr.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, STATS, BPE, MANIFEST = (

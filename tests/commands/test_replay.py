@@ -3,65 +3,29 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors.torch import load_file
 
+from tools import soak
 from w2vbert_asr.cli import main
 from w2vbert_asr.commands import replay
-from w2vbert_asr.data import kaldi_dir
 from w2vbert_asr.errors import ConfigError, DataError
 from w2vbert_asr.modules.spans import SpanMaskConfig, draw_span_mask
 from w2vbert_asr.training import nonfinite
 from w2vbert_asr.training.distributed import World
 from w2vbert_asr.training.update import Update
 
-ENCODER = "{num_layers: 2, subsampling: {channels: 4}, block: {model_dim: 16, num_heads: 2, feed_forward_dim: 32}}"
-TRAINER = "{max_steps: 9, save_every: 4, eval_every: 4, log_every: 1, keep: 9, accumulate: 2, tensorboard: false}"
-PRETRAIN = f"""
-model:
-  encoder: {ENCODER}
-  contrastive_layers: 1
-  quantizer: {{num_codes: 16, code_dim: 16, input_norm: batch}}
-data: {{batch_seconds: 8, crop_seconds: 4}}
-trainer: {TRAINER}
-"""
-FINETUNE = f"""
-model:
-  encoder: {ENCODER}
-  projection_dim: 16
-  decoder: {{embedding_dim: 8, hidden_dim: 16, num_layers: 1, dropout: 0.2}}
-  joiner: {{joiner_dim: 16}}
-  ctc_weight: 0.5
-data: {{batch_seconds: 8}}
-trainer: {TRAINER}
-"""
+LOGGED = [f"--set=trainer.{key}" for key in ("max_steps=9", "save_every=4", "log_every=1", "keep=9", "accumulate=2")]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy corpus, a pre-training and a fine-tuning on it."""
-    root = tmp_path_factory.mktemp("replay")
-    rng = np.random.default_rng(0)
-    wav, speakers, durations, texts = {}, {}, {}, {}
-    for number in range(12):
-        utt_id = f"s{number % 3}-u{number:02d}"
-        samples = rng.normal(0, 0.1, size=int(rng.integers(16_000, 48_000))).astype(np.float32)
-        soundfile.write(root / f"{utt_id}.wav", samples, 16000)
-        wav[utt_id], speakers[utt_id] = str(root / f"{utt_id}.wav"), f"s{number % 3}"
-        durations[utt_id], texts[utt_id] = len(samples) / 16000, "AB BA " * (number % 4) + "A"
-    kaldi_dir.write(root / "data", wav_scp=wav, utt2spk=speakers, utt2dur=durations, text=texts)
-    (root / "pretrain.yaml").write_text(PRETRAIN)
-    (root / "finetune.yaml").write_text(FINETUNE)
-    call("fbank", root / "data", "--out", root / "dump", "--stats", "--num-jobs", 1)
-    call("tokenizer", "--text", root / "data/text", "--vocab-size", 8, "--out", root / "tokenizer")
-    sets = ("--train", root / "dump", "--dev", root / "dump")
-    call("pretrain", "--config", root / "pretrain.yaml", *sets, "--out", root / "pre")
-    bpe = ("--tokenizer", root / "tokenizer/bpe.model", "--init", root / "pre/model")
-    call("finetune", "--config", root / "finetune.yaml", *sets, *bpe, "--out", root / "asr")
-    return root
+    toy = soak.make_toy(tmp_path_factory.mktemp("replay"))
+    call(*toy.line("pretrain", toy.root / "pre", *LOGGED))
+    call(*toy.line("finetune", toy.root / "asr", *LOGGED, "--init", toy.root / "pre/model"))
+    return toy.root
 
 
 def call(*argv: object) -> None:
@@ -132,7 +96,7 @@ def test_another_seed_would_be_noticed(work: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_a_bundle_names_the_utterance_that_is_not_finite(work: Path, tmp_path: Path) -> None:
-    assembly, _ = replay._assemble(work / "asr", 5, World())
+    assembly, _ = replay._assemble(work / "asr", 5, True, World())
     batches = [assembly.loader[8], assembly.loader[9]]
     batches[1].feats[1, 3:9] = torch.nan
     bad = Update(outputs=[], loss=float("nan"), grad_norm=float("nan"), finite=False, frames=0, stop=0)

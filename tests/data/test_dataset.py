@@ -13,7 +13,8 @@ from w2vbert_asr.batch import Batch
 from w2vbert_asr.commands import fbank as fbank_command
 from w2vbert_asr.data import kaldi_dir, tables
 from w2vbert_asr.data.audio import AudioError
-from w2vbert_asr.data.dataset import Corpus, DataConfig, EvalLoader, TrainLoader
+from w2vbert_asr.data.corpus import Corpus, DataConfig
+from w2vbert_asr.data.dataset import EvalLoader, TrainLoader
 from w2vbert_asr.errors import ConfigError, DataError
 from w2vbert_asr.features.augment import SpecAugmentConfig
 from w2vbert_asr.features.fbank import FbankConfig

@@ -15,7 +15,8 @@ import torch
 from tests.data.speech import make_dir
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.data import dataset
-from w2vbert_asr.data.dataset import Corpus, DataConfig, TrainLoader
+from w2vbert_asr.data.corpus import Corpus, DataConfig
+from w2vbert_asr.data.dataset import TrainLoader
 from w2vbert_asr.errors import DataError
 
 
@@ -63,7 +64,9 @@ def test_a04_too_much_damage_ends_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kills", [1, 3])
-def test_x04_a_killed_loader_process_costs_nothing(tmp_path: Path, kills: int) -> None:
+def test_x04_a_killed_loader_process_costs_nothing(
+    tmp_path: Path, kills: int, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = take(make_loader(tmp_path).iterate(0), 30)
     batches, found = make_loader(tmp_path, 2).iterate(0), []
     for number in range(30):
@@ -71,6 +74,7 @@ def test_x04_a_killed_loader_process_costs_nothing(tmp_path: Path, kills: int) -
         if number % 8 == 3 and number // 8 < kills:
             for process in multiprocessing.active_children()[:1]:  # those of an earlier start may still be going
                 process.kill()
+    assert caplog.text.count("started again") == kills
     assert [batch.utt_ids for batch in found] == [batch.utt_ids for batch in expected]
     assert all(torch.equal(one.feats, other.feats) for one, other in zip(found, expected, strict=True))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from w2vbert_asr.batch import Batch
-from w2vbert_asr.data.dataset import DataConfig
+from w2vbert_asr.data.corpus import DataConfig
 from w2vbert_asr.models.decoder import DecoderConfig
 from w2vbert_asr.models.encoder import EncoderConfig
 from w2vbert_asr.models.joiner import JoinerConfig

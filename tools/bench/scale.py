@@ -86,7 +86,8 @@ def make(out: Path, count: int) -> Path:
 def measure(folder: Path, case: str, epochs: float, workers: int, steps: int, began: float) -> dict[str, Any]:
     """Seconds since `began` to the batch at `epochs` (1.9: at 90 % of the second epoch), and memory after some more."""
     from w2vbert_asr.allocator import keep_freed_memory
-    from w2vbert_asr.data.dataset import Corpus, DataConfig, TrainLoader
+    from w2vbert_asr.data.corpus import Corpus, DataConfig
+    from w2vbert_asr.data.dataset import TrainLoader
     from w2vbert_asr.text.tokenizer import Tokenizer
 
     keep_freed_memory()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from w2vbert_asr.batch import FRAMES_PER_SECOND
 from w2vbert_asr.data import batching
 from w2vbert_asr.data.features import FeatureReader
 from w2vbert_asr.data.files import atomic_dir
@@ -18,7 +19,6 @@ from w2vbert_asr.data.tables import write_table
 from w2vbert_asr.recognizer import FRAME_SECONDS, load_model
 from w2vbert_asr.search import SearchConfig
 
-FRAMES_PER_SECOND = 100
 _log = logging.getLogger(__name__)
 
 

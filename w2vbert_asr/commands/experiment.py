@@ -83,18 +83,16 @@ def load_parts(
 ) -> dict[str, object]:
     """Copy the weights of `parts` (first components of their names) into the model; report every name.
 
-    left_out: further names of that source, which are wanted to start fresh. ConfigError lists what does not fit within
-    the parts; names outside of them are reported as skipped.
+    left_out: names within these parts that are wanted to start fresh. ConfigError lists what does not fit within the
+    parts; names outside of them are reported as skipped.
     """
-    chosen = {name: tensor for name, tensor in weights.items() if name.split(".")[0] in parts}
+    chosen = {name: tensor for name, tensor in weights.items() if name.split(".")[0] in parts and name not in left_out}
     absent = [part for part in parts if not any(name.split(".")[0] == part for name in chosen)]
     report = model_folder.match(model, chosen)
     wrong = [f"{name}: {reason}" for name, reason in report.skipped.items()]
     wrong += [f"{part}: no weight of that part" for part in absent]
     wrong += [
-        f"{name}: missing there"
-        for name in report.missing
-        if name.split(".")[0] in parts and name not in {*chosen, *left_out}
+        f"{name}: missing there" for name in report.missing if name.split(".")[0] in parts and name not in weights
     ]
     if wrong:
         raise ConfigError(
@@ -106,7 +104,7 @@ def load_parts(
         state = model.state_dict()
         for name in report.loaded:
             state[name].copy_(chosen[name])
-    skipped = sorted({*weights, *left_out} - set(report.loaded))
+    skipped = sorted(set(weights) - set(report.loaded))
     fresh = sorted(name for name in model.state_dict() if name not in report.loaded)
     _log.info("%s: loaded %d weights, skipped %d, %d start fresh", source, len(report.loaded), len(skipped), len(fresh))
     return {"source": source, "loaded": sorted(report.loaded), "skipped": skipped, "fresh": fresh}

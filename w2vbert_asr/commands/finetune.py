@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from w2vbert_asr import config as configuration
 from w2vbert_asr import model_folder
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.commands import experiment
-from w2vbert_asr.data.dataset import Corpus, DataConfig, EvalLoader, TrainLoader
+from w2vbert_asr.data.corpus import Corpus, DataConfig
+from w2vbert_asr.data.dataset import EvalLoader, TrainLoader
 from w2vbert_asr.features.augment import SpecAugmentConfig
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.encoder import EncoderConfig
@@ -52,6 +53,12 @@ class Config:
     freeze: tuple[str, ...] = ()
     trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(criterion="wer"))
 
+    def problems(self) -> list[str]:
+        """What is out of range."""
+        if self.init_blocks is not None and self.init_blocks < 0:
+            return [f"init_blocks: {self.init_blocks} is negative; null loads all blocks"]
+        return []
+
     def parts(self) -> dict[str, Part]:
         """Which optimizer trains which parameters."""
         return {
@@ -80,8 +87,8 @@ def assemble(config: Config, world: World, stats: FeatureStats | None = None) ->
     model = Transducer(config.model, tokenizer.vocab_size, tokenizer.blank_id, trainer.max_steps)
     init = None
     if saved is not None:
-        lower = _below(saved.weights, config.init_blocks)
-        init = experiment.load_parts(model, lower, config.init_parts, saved.source, set(saved.weights) - set(lower))
+        upper = _upper_blocks(saved.weights, config.init_blocks)
+        init = experiment.load_parts(model, saved.weights, config.init_parts, saved.source, upper)
         stats = stats or saved.stats
     stats = stats or experiment.training_stats(config.train)
     freeze(model, config.freeze)
@@ -125,16 +132,13 @@ def greedy_errors(
     return {"wer": (100.0 * counts.errors, counts.ref_words), "empty_share": (empty, len(texts))}
 
 
-def _below(weights: Mapping[str, Tensor], num_blocks: int | None) -> dict[str, Tensor]:
-    """The weights without those of the encoder's blocks from number `num_blocks` on."""
+def _upper_blocks(weights: Iterable[str], num_lower: int | None) -> set[str]:
+    """The names of the weights of the encoder's blocks from number `num_lower` on; none for None."""
+    if num_lower is None:
+        return set()
     prefix = "encoder.blocks."
-    if num_blocks is None:
-        return dict(weights)
-    return {
-        name: tensor
-        for name, tensor in weights.items()
-        if not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < num_blocks
-    }
+    in_blocks = (name for name in weights if name.startswith(prefix))
+    return {name for name in in_blocks if int(name.removeprefix(prefix).split(".")[0]) >= num_lower}
 
 
 def _encoder_of(saved: model_folder.SavedModel, wanted: EncoderConfig) -> EncoderConfig:

@@ -66,35 +66,21 @@ def run(config: Config) -> dict[str, object]:
 
 def _load(config: Config) -> PlannedTraining:
     kind = config.kind or _kind_of(config)
-    training = _pretraining(config) if kind == "pretrain" else _fine_tuning(config)
-    if training.problems():
-        raise ConfigError("configuration: " + "; ".join(training.problems()))
-    return training
-
-
-def _pretraining(config: Config) -> PlannedTraining:
-    planned = configuration.load(pretrain.Config, config.config_file, config.settings, _SOMEWHERE)
-    return PlannedTraining(
+    command, more = (pretrain, {}) if kind == "pretrain" else (finetune, {"tokenizer": "bpe.model"})
+    planned = configuration.load(command.Config, config.config_file, config.settings, {**_SOMEWHERE, **more})
+    training = PlannedTraining(
         model=planned.model,
         data=planned.data,
         trainer=planned.trainer,
         optimizers=planned.parts(),
-    )
-
-
-def _fine_tuning(config: Config) -> PlannedTraining:
-    options = {**_SOMEWHERE, "tokenizer": "bpe.model"}
-    planned = configuration.load(finetune.Config, config.config_file, config.settings, options)
-    return PlannedTraining(
-        model=planned.model,
-        data=planned.data,
-        trainer=planned.trainer,
-        optimizers=planned.parts(),
-        freeze=planned.freeze,
+        freeze=planned.freeze if isinstance(planned, finetune.Config) else (),
         vocab_size=config.vocab_size,
         utterance_seconds=config.utterance_seconds,
         tokens_per_second=config.tokens_per_second,
     )
+    if training.problems():
+        raise ConfigError("configuration: " + "; ".join(training.problems()))
+    return training
 
 
 def _kind_of(config: Config) -> Literal["pretrain", "finetune"]:

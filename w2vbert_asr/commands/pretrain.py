@@ -10,7 +10,8 @@ import torch
 from w2vbert_asr import config as configuration
 from w2vbert_asr import model_folder
 from w2vbert_asr.commands import experiment
-from w2vbert_asr.data.dataset import Corpus, DataConfig, EvalLoader, TrainLoader
+from w2vbert_asr.data.corpus import Corpus, DataConfig
+from w2vbert_asr.data.dataset import EvalLoader, TrainLoader
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.w2vbert import W2VBert, W2VBertConfig
 from w2vbert_asr.training import checkpoint

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from w2vbert_asr import config as configuration
 from w2vbert_asr import model_folder
-from w2vbert_asr.batch import Batch
+from w2vbert_asr.batch import FRAMES_PER_SECOND, Batch
 from w2vbert_asr.commands import finetune, pretrain
 from w2vbert_asr.commands.experiment import Assembly
-from w2vbert_asr.data.dataset import FRAMES_PER_SECOND, Corpus
+from w2vbert_asr.data.corpus import Corpus
 from w2vbert_asr.data.files import atomic_dir
 from w2vbert_asr.errors import ConfigError, DataError
 from w2vbert_asr.features.stats import FeatureStats
@@ -33,7 +33,7 @@ from w2vbert_asr.training import checkpoint, nonfinite, optimizer
 from w2vbert_asr.training.distributed import World, open_world, whole, wrap
 from w2vbert_asr.training.experiment import CONFIG
 from w2vbert_asr.training.progress import Progress
-from w2vbert_asr.training.run import Run
+from w2vbert_asr.training.run import Run, TrainerConfig
 from w2vbert_asr.training.signals import StopRequest
 from w2vbert_asr.training.state import TrainState
 from w2vbert_asr.training.trainer import deterministic, load_model
@@ -72,13 +72,14 @@ def run(config: Config) -> dict[str, object]:
     with ExitStack() as stack:
         world = stack.enter_context(open_world(config.device))
         stack.enter_context(deterministic(world))
-        assembly, trainer = _assemble(config.exp, step, world)
-        run = stack.enter_context(closing(_Repeated(config.exp, assembly, trainer, world)))
-        run.go_to(step - 1)
-        batches, pieces = run.batches(bundled)
-        update = run.gradients(batches)
-        found = _describe(run.run, update, batches, pieces, step)
-        tensors = [_tensors(run.run, assembly.model, batch, step - 1, micro) for micro, batch in enumerate(batches)]
+        start = _nearest(config.exp, step - 1)
+        assembly, trainer = _assemble(config.exp, step, start is not None, world)
+        again = stack.enter_context(closing(_Repeated(config.exp, assembly, trainer, world)))
+        again.go_to(step - 1, start)
+        batches, pieces = again.batches(bundled)
+        update = again.gradients(batches)
+        found = _describe(again.run, update, batches, pieces, step)
+        tensors = [_tensors(again.run, assembly.model, batch, step - 1, micro) for micro, batch in enumerate(batches)]
     out = config.out or config.exp / "replay" / f"step-{step:08d}"
     if world.size > 1:
         out = out / f"rank-{world.rank:05d}"
@@ -93,7 +94,7 @@ def run(config: Config) -> dict[str, object]:
 class _Repeated:
     """A run of the trainer that writes nothing into the experiment."""
 
-    def __init__(self, exp: Path, assembly: Assembly, trainer: Any, world: World) -> None:
+    def __init__(self, exp: Path, assembly: Assembly, trainer: TrainerConfig, world: World) -> None:
         self.assembly, self.trainer, self.world = assembly, trainer, world
         self.exp = exp
         self._scratch = tempfile.TemporaryDirectory()
@@ -103,9 +104,8 @@ class _Repeated:
     def close(self) -> None:
         self._scratch.cleanup()
 
-    def go_to(self, step: int) -> None:
-        """The state after `step` updates: the nearest checkpoint before it, and the updates since."""
-        path = _nearest(self.exp, step)
+    def go_to(self, step: int, path: Path | None) -> None:
+        """The state after `step` updates: that of checkpoint `path`, or of the start, and the updates since."""
         saved = load_model(self.assembly.model, path) if path else None
         wrapped = wrap(self.assembly.model, self.world, self.trainer.parallel)
         groups = optimizer.build(self.assembly.model, self.assembly.parts, self.trainer.max_steps)
@@ -153,7 +153,7 @@ class _Repeated:
         return update
 
 
-def _assemble(exp: Path, step: int, world: World) -> tuple[Assembly, Any]:
+def _assemble(exp: Path, step: int, from_checkpoint: bool, world: World) -> tuple[Assembly, TrainerConfig]:
     """The training of an experiment, from its own configuration, statistics and word pieces."""
     tree = configuration.read_yaml(exp / CONFIG) if (exp / CONFIG).is_file() else None
     if not isinstance(tree, Mapping):
@@ -163,7 +163,7 @@ def _assemble(exp: Path, step: int, world: World) -> tuple[Assembly, Any]:
     config = configuration.from_dict(command.Config, tree, str(exp / CONFIG))
     if step > config.trainer.max_steps:
         raise ConfigError(f"step={step}: the run of {exp} has {config.trainer.max_steps} steps")
-    if _nearest(exp, step - 1) is not None:
+    if from_checkpoint:
         config = replace(config, init=None)  # its weights come from the checkpoint
     if command is finetune and (exp / model_folder.BPE).is_file():
         config = replace(config, tokenizer=exp / model_folder.BPE)

@@ -23,8 +23,6 @@ from w2vbert_asr.errors import DataError
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.text.tokenizer import Tokenizer
 
-FRAMES_PER_SECOND = 100
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

@@ -21,20 +21,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from w2vbert_asr.allocator import leave_inherited_memory
-from w2vbert_asr.batch import Batch
+from w2vbert_asr.batch import FRAMES_PER_SECOND, Batch
 from w2vbert_asr.counter_random import draw_key
 from w2vbert_asr.data import batching
 from w2vbert_asr.data.audio import AudioError
 from w2vbert_asr.data.batching import Batches, Cost, Item, Items
 from w2vbert_asr.data.collate import collate
-from w2vbert_asr.data.corpus import FRAMES_PER_SECOND, Corpus, DataConfig
+from w2vbert_asr.data.corpus import Corpus, DataConfig
 from w2vbert_asr.errors import ConfigError, DataError, UserError, summarize
 from w2vbert_asr.features.augment import SpecAugmentConfig, spec_augment
 
 _LOADER_RESTARTS = 3
 _log = logging.getLogger(__name__)
-
-__all__ = ["FRAMES_PER_SECOND", "Corpus", "DataConfig", "EvalLoader", "Plan", "Share", "TrainLoader", "make_batch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +102,6 @@ class TrainLoader(Dataset[Batch]):
                 f"data.batch_seconds={config.batch_seconds}: a batch has only {smallest} item(s) for {world_size} "
                 "ranks; raise it, or lower data.crop_seconds or data.max_seconds"
             )
-
-    @property
-    def left_out(self) -> int:
-        """Utterances that are too short or too long."""
-        return len(self.corpus.num_frames) - len(self.usable)
 
     def _plan(self, epoch: int) -> Plan:
         rng = np.random.Generator(np.random.Philox(draw_key(self.seed, epoch, self.digest, "order") % 2**63))

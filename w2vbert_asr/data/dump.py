@@ -15,7 +15,7 @@ import torch
 from w2vbert_asr.data.archive import write_feats
 from w2vbert_asr.data.audio import AudioError
 from w2vbert_asr.data.online import online_feats
-from w2vbert_asr.data.parallel import end_with_parent
+from w2vbert_asr.data.parallel import end_with_parent, piles
 from w2vbert_asr.errors import DataError
 from w2vbert_asr.features.fbank import FbankConfig
 from w2vbert_asr.features.stats import FeatureSums
@@ -75,16 +75,9 @@ def plan(
     """Deal tasks, in their order, into shards of about equal duration."""
     least, most = SHARD_SECONDS
     target = min(max(sum(task.duration for task in tasks) / SHARDS, least), most)
-    pile: list[Task] = []
-    number, seconds = 0, 0.0
-    for task in tasks:
-        pile.append(task)
-        seconds += task.duration
-        if seconds >= target or task is tasks[-1]:
-            number += 1
-            path = folder / f"feats.{number}.ark"
-            yield Shard(path=path, archive=archive, tasks=tuple(pile), features=features, limits=limits)
-            pile, seconds = [], 0.0
+    for number, pile in enumerate(piles(tasks, lambda task: task.duration, target), 1):
+        path = folder / f"feats.{number}.ark"
+        yield Shard(path=path, archive=archive, tasks=pile, features=features, limits=limits)
 
 
 def write_shard(shard: Shard) -> ShardResult:

@@ -26,6 +26,20 @@ def num_processes(num_jobs: int) -> int:
     return num_jobs or cores
 
 
+def piles(items: Sequence[A], seconds: Callable[[A], float], full: float) -> Iterator[tuple[A, ...]]:
+    """Items, in their order, in piles that are done as soon as their seconds reach `full`."""
+    pile: list[A] = []
+    filled = 0.0
+    for item in items:
+        pile.append(item)
+        filled += seconds(item)
+        if filled >= full:
+            yield tuple(pile)
+            pile, filled = [], 0.0
+    if pile:
+        yield tuple(pile)
+
+
 def map_parallel(
     function: Callable[[A], B], items: Sequence[A], num_jobs: int, title: str, crashed: Callable[[A], B] | None = None
 ) -> Iterator[B]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2vbert_asr.data.member import BLOCK, Member, open_recording
-from w2vbert_asr.data.parallel import end_with_parent
+from w2vbert_asr.data.parallel import end_with_parent, piles
 from w2vbert_asr.errors import DataError
 
 MAX_BYTES = 8**11 - 1  # of a recording: what the size in a tar header can say
@@ -49,15 +49,8 @@ class ShardResult:
 
 def plan(recordings: Sequence[Recording], folder: Path, seconds: float) -> Iterator[Shard]:
     """Deal recordings, in their order, into shards that are full with `seconds` of audio."""
-    pile: list[Recording] = []
-    number, filled = 0, 0.0
-    for recording in recordings:
-        pile.append(recording)
-        filled += recording.duration
-        if filled >= seconds or recording is recordings[-1]:
-            number += 1
-            yield Shard(path=folder / f"shard-{number:06d}.tar", recordings=tuple(pile))
-            pile, filled = [], 0.0
+    for number, pile in enumerate(piles(recordings, lambda recording: recording.duration, seconds), 1):
+        yield Shard(path=folder / f"shard-{number:06d}.tar", recordings=pile)
 
 
 def write_shard(shard: Shard) -> ShardResult:

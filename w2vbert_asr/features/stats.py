@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from w2vbert_asr.errors import DataError
+from w2vbert_asr.tensors import load_tensors
 
 STD_FLOOR = 1e-2  # a bin that never changes (8 kHz audio has such) becomes 0, not rounding noise blown up
 
@@ -92,15 +92,11 @@ class FeatureStats:
     @classmethod
     def load(cls, path: Path) -> FeatureStats:
         """Read what `save` wrote. Raises DataError for a missing or damaged file."""
+        tensors = load_tensors(path, "`w2vbert fbank --stats` makes it")
         try:
-            tensors = safetensors.torch.load(path.read_bytes())
             mean, std, count = tensors["mean"], tensors["std"], int(tensors["count"])
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); `w2vbert fbank --stats` makes it") from error
-        except (safetensors.SafetensorError, KeyError) as error:
-            raise DataError(
-                f"{path}: no feature statistics ({error}); make it anew with `w2vbert fbank --stats`"
-            ) from error
+        except KeyError as error:
+            raise DataError(f"{path}: has no {error}; make it anew with `w2vbert fbank --stats`") from error
         if mean.ndim != 1 or mean.shape != std.shape or not bool(torch.isfinite(mean).all() and (std > 0).all()):
             raise DataError(f"{path}: damaged feature statistics; make them anew with `w2vbert fbank --stats`")
         return cls(mean=mean.float(), std=std.float(), count=count)

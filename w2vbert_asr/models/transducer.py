@@ -29,7 +29,7 @@ from w2vbert_asr.modules.dropout import Dropout
 class TransducerConfig:
     """projection_dim: E, of the projection block. ctc_weight: of the auxiliary CTC loss (Graves et al. 2006); 0 leaves
     its head out, as in the paper. fastemit: how much more the tokens' arcs count in the gradient, for less delay (Yu et
-    al. 2021, arXiv 2010.11148, use 0.001 to 0.01). loss: over all alignments, or pruned (Kuang et al. 2022, arXiv
+    al. 2021, arXiv 2010.11148). loss: over all alignments, or pruned (Kuang et al. 2022, arXiv
     2206.13236) to a band of prune_range cells a frame; over the first prune_warmup_share of the run the weight of the
     pruned loss rises from 0.1 to 1, while that of the additive one, which places the band, falls from 1 to 0.5."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from w2vbert_asr.data.dataset import FRAMES_PER_SECOND
+from w2vbert_asr.batch import FRAMES_PER_SECOND
 from w2vbert_asr.models.w2vbert import W2VBertConfig
 from w2vbert_asr.planning.activations import Widths
 from w2vbert_asr.planning.flops import PASSES, forward_flops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from w2vbert_asr.data.dataset import FRAMES_PER_SECOND
+from w2vbert_asr.batch import FRAMES_PER_SECOND
 from w2vbert_asr.models.w2vbert import W2VBertConfig
 from w2vbert_asr.planning.plan import USABLE_SHARE, Plan
 

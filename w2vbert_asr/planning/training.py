@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from w2vbert_asr.batch import FRAMES_PER_SECOND
 from w2vbert_asr.data.batching import Cost
-from w2vbert_asr.data.dataset import FRAMES_PER_SECOND, DataConfig
+from w2vbert_asr.data.corpus import DataConfig
 from w2vbert_asr.errors import ConfigError
 from w2vbert_asr.models.transducer import Transducer, TransducerConfig
 from w2vbert_asr.models.w2vbert import W2VBert, W2VBertConfig

@@ -14,7 +14,7 @@ class Adafactor(Optimizer):
     """Second moments of a matrix as a row and a column; updates clipped at a root mean square of `clip_threshold`.
 
     The learning rate is absolute (no relative step, no parameter scale) and the decay of the second moment is fixed at
-    betas[1], bias-corrected, as in W2V-BERT XXL (Chung et al. 2021, section 3.3: 0.9, 0.98). Weight decay is decoupled.
+    betas[1], bias-corrected, as in W2V-BERT XXL (Chung et al. 2021: 0.9, 0.98). Weight decay is decoupled.
     A parameter of more than two dimensions is factored over its last two.
     """
 

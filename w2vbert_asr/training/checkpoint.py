@@ -21,8 +21,8 @@ from torch import Tensor
 
 from w2vbert_asr.data.faults import fault
 from w2vbert_asr.data.files import atomic_dir, sha256
-from w2vbert_asr.data.tensors import load_tensors
 from w2vbert_asr.errors import DataError, ResourceError, summarize
+from w2vbert_asr.tensors import load_tensors
 from w2vbert_asr.training.state import TrainState, from_json
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"

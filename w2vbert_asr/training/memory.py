@@ -7,9 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from w2vbert_asr.batch import Batch
-
-_SECONDS_PER_FRAME = 0.01
+from w2vbert_asr.batch import FRAMES_PER_SECOND, Batch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -43,6 +41,6 @@ def describe(batches: Sequence[Batch]) -> str:
     batch = max(batches, key=lambda one: one.feats.shape[0] * one.feats.shape[1])
     items, frames = batch.feats.shape[:2]
     return (
-        f"{items} item(s) of up to {frames * _SECONDS_PER_FRAME:.1f} s and {batch.tokens.shape[1]} tokens, "
-        f"{items * frames * _SECONDS_PER_FRAME:.0f} s with padding"
+        f"{items} item(s) of up to {frames / FRAMES_PER_SECOND:.1f} s and {batch.tokens.shape[1]} tokens, "
+        f"{items * frames / FRAMES_PER_SECOND:.0f} s with padding"
     )

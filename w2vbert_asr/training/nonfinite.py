@@ -11,9 +11,9 @@ import safetensors.torch
 
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.data.files import atomic_dir
-from w2vbert_asr.data.tensors import load_tensors
 from w2vbert_asr.errors import DataError
 from w2vbert_asr.losses.output import LossOutput
+from w2vbert_asr.tensors import load_tensors
 from w2vbert_asr.training.update import Update
 
 WINDOW, LIMIT = 1000, 10

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from w2vbert_asr.batch import Batch
+from w2vbert_asr.batch import FRAMES_PER_SECOND, Batch
 from w2vbert_asr.errors import ConfigError, NumericsError, ResourceError
 from w2vbert_asr.training import checkpoint, memory, nonfinite
 from w2vbert_asr.training.checkpoint import Checkpoint
@@ -28,7 +28,6 @@ from w2vbert_asr.training.signals import StopRequest
 from w2vbert_asr.training.state import TrainState
 from w2vbert_asr.training.update import Setting, Update, compute_gradients, restore, snapshot
 
-_SECONDS_PER_FRAME = 0.01
 _HIGH_LOSSES = 3
 _EMPTY_SHARE = 0.9
 _SUMS, _RANDOM = "sums/", "random/"
@@ -328,7 +327,7 @@ class Run:
             "train",
             {
                 "epoch": state.epoch,
-                "hours": state.frames * _SECONDS_PER_FRAME / 3600.0,
+                "hours": state.frames / FRAMES_PER_SECOND / 3600.0,
                 **metrics,
                 **state.learning_rates,
                 "skipped": sum(1 for step in state.skipped if step >= since),
@@ -366,7 +365,7 @@ class _Clock:
     def read(self) -> dict[str, float]:
         """A line of timing.jsonl, and start anew."""
         seconds = max(time.monotonic() - self.began - self.left_out, 1e-9)
-        audio = self.frames * _SECONDS_PER_FRAME
+        audio = self.frames / FRAMES_PER_SECOND
         line = {
             "seconds": seconds,
             "audio_seconds_per_second": audio / seconds,
