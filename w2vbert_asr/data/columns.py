@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from w2vbert_asr.data import bulk
 from w2vbert_asr.data.kaldi_dir import PARSERS
 from w2vbert_asr.data.lazy import Strings
-from w2vbert_asr.data.tables import Problem, read_table
+from w2vbert_asr.data.tables import Problem, parse_count, parse_path, parse_seconds, read_table
 from w2vbert_asr.errors import DataError
 
 Column = Strings | npt.NDArray[Any]
@@ -39,11 +40,37 @@ class Table:
 
 def read_columns(path: Path) -> Table | None:
     """A table of a data directory; None for one with a mistake in it, or without a line."""
-    problems: list[Problem] = []
     try:
-        records = read_table(path, PARSERS[path.name], problems)
+        return _clean(path) or _any(path)
     except DataError:
         return None
+
+
+def _clean(path: Path) -> Table | None:
+    """A table in which nothing is unusual, at once; None for any other, and for `segments`."""
+    lines, name = bulk.read_lines(path), path.name
+    if lines is None or name == "segments":
+        return None
+    if name == "utt2spk":
+        words = lines.words()
+        if words is None:
+            return None
+        names, places = bulk.named(words)
+        return Table(name=name, ids=lines.ids, columns={"speaker_names": names, "speakers": places})
+    column: Column | None
+    if PARSERS[name] is parse_count:
+        column = lines.counts()
+    elif PARSERS[name] is parse_seconds:
+        column = lines.seconds()
+    else:
+        column = lines.paths() if PARSERS[name] is parse_path else lines.values
+    return None if column is None else Table(name=name, ids=lines.ids, columns={NAMES[name]: column})
+
+
+def _any(path: Path) -> Table | None:
+    """Any table, line by line."""
+    problems: list[Problem] = []
+    records = read_table(path, PARSERS[path.name], problems)
     if not records or any(problem.severity == "error" for problem in problems):
         return None
     ids = sorted(records)
