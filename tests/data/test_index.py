@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.data.speech import edit, make_dir
-from w2vbert_asr.data import index, kaldi_dir
+from w2vbert_asr.data import columns, index, kaldi_dir
 from w2vbert_asr.data.columns import Table
 from w2vbert_asr.data.index import Index, open_index, token_counts
 from w2vbert_asr.data.kaldi_dir import INDEX, TOKEN_COUNTS, Segment, Utterance
@@ -94,17 +94,16 @@ def _fields(utterance: Utterance) -> dict[str, object]:
     return {name: getattr(utterance, name) for name in Utterance.__slots__}
 
 
-def test_large_tables_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_same_whichever_way_tables_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         folder = random_dir(tmp_path / f"{seed}", seed)
         open_index(folder)
-        alone = (folder / INDEX).read_bytes()
+        at_once = (folder / INDEX).read_bytes()
         (folder / INDEX).unlink()
         with monkeypatch.context() as patched:
-            patched.setattr(index, "_LARGE", 0)
-            patched.setattr(index, "num_processes", lambda _: 3)
+            patched.setattr(columns, "_clean", lambda _: None)
             open_index(folder)
-        assert (folder / INDEX).read_bytes() == alone
+        assert (folder / INDEX).read_bytes() == at_once
 
 
 def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

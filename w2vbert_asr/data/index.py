@@ -24,7 +24,6 @@ from w2vbert_asr.data.files import require_regular, sha256
 from w2vbert_asr.data.kaldi_dir import INDEX, PARSERS, REQUIRED, TOKEN_COUNTS
 from w2vbert_asr.data.lazy import Strings
 from w2vbert_asr.data.mapped import Array, cached
-from w2vbert_asr.data.parallel import map_parallel, num_processes
 from w2vbert_asr.errors import DataError
 from w2vbert_asr.text.tokenizer import Tokenizer
 
@@ -129,14 +128,13 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _make(folder: Path, key: str) -> dict[str, Array]:
-    """The arrays of an index, its tables read side by side if they are large. DataError as `kaldi_dir.read` raises."""
+    """The arrays of an index. DataError as `kaldi_dir.read` raises."""
     paths = _tables(folder)
     size = sum(path.stat().st_size for path in paths)
     if size > _LARGE:
         _log.info("%s: making the index of %d MB of tables, once", folder, size / 1e6)
-    jobs = min(num_processes(0), len(paths)) if size > _LARGE else 1
-    largest_first = sorted(paths, key=lambda path: (-path.stat().st_size, path))
-    tables = {table.name: table for table in map_parallel(read_columns, largest_first, jobs, "index") if table}
+    with ThreadPoolExecutor(2) as threads:
+        tables = {table.name: table for table in threads.map(read_columns, paths) if table}
     arrays = _join(tables) if len(tables) == len(paths) else None
     if arrays is None:
         kaldi_dir.read(folder)  # says what is wrong
