@@ -314,8 +314,8 @@ def test_missing_input_names_file_and_stage(driver: Driver, stage: int, missing:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_nothing_prepared(driver: Driver, recipe: str) -> None:
-    """S01: a late stage first says what is missing first."""
+def test_s01_nothing_prepared(driver: Driver, recipe: str) -> None:
+    """A late stage first says what is missing first."""
     done = driver.run(recipe, "--stage", "5")
     assert done.returncode == 3
     assert "which stage 0 makes" in done.stderr.splitlines()[3]
