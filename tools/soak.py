@@ -2,7 +2,8 @@
 """Load and endurance: kills, damage, preemption, full disks, leaks and order, on toy models of the real commands.
 
     tools/soak.py                      everything, long
-    tools/soak.py kills --count 20     one of: kills points stages corruption preemption disk leak order
+    tools/soak.py kills --count 20     one of: kills points stages corruption validator preemption disk
+                                       leak order; a manifest of a million lines: tools/bench/scale.py
 
 Each prints what it did and ends with exit code 1 at the first thing that is not as it must be. The tests run the same
 functions with small counts.
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -256,6 +258,38 @@ def corruption(toy: Toy, work: Path, changes: int, truncations: int, seed: int =
     return f"{changes} changed bytes and {truncations} truncations, all found"
 
 
+DEFECTS: dict[str, Callable[[list[bytes], int], list[bytes]]] = {  # kind -> the lines of a table with it at line `at`
+    "drop": lambda lines, at: lines[:at] + lines[at + 1 :],
+    "double": lambda lines, at: [*lines, lines[at]],
+    "cut": lambda lines, at: [*lines[:at], lines[at].split(b" ")[0] + b"\n", *lines[at + 1 :]],
+    "byte": lambda lines, at: [*lines[:at], b"\xff" + lines[at], *lines[at + 1 :]],
+    "empty": lambda lines, at: [],
+    "blank": lambda lines, at: [*lines[:at], b" \n", *lines[at:]],
+}
+
+
+def validator(toy: Toy, work: Path, count: int, seed: int = 1) -> str:
+    """Data directories with one random defect each: refused, or valid if it is none; never a traceback (L8)."""
+    folder = work / "validator"
+    shutil.copytree(toy.root / "data", folder)
+    tables = {name: (folder / name).read_bytes() for name in ("wav.scp", "text", "utt2spk", "utt2dur", "spk2utt")}
+    rng = random.Random(seed)
+    found = {0: 0, 3: 0}
+    for _ in range(count):
+        name, kind = rng.choice(list(tables)), rng.choice(list(DEFECTS))
+        lines = tables[name].splitlines(keepends=True)
+        at = rng.randrange(len(lines))
+        (folder / name).write_bytes(b"".join(DEFECTS[kind](lines, at)))
+        harmless = kind == "blank" or (kind == "cut" and name == "text")
+        with redirect_stdout(io.StringIO()):
+            code = w2vbert(["validate", str(folder), "--no-audio", "--num-jobs", "1"])
+        check(code == (0 if harmless else 3), f"{name}, line {at + 1}, {kind}: exit code {code}")
+        found[code] += 1
+        (folder / name).write_bytes(tables[name])
+    check(min(found.values()) > count // 20, f"exit codes {found}: too few of one kind to mean anything")
+    return f"{count} data directories, {found[3]} with a defect, all refused"
+
+
 def preemption(toy: Toy, work: Path, cycles: int, seed: int = 1) -> str:
     """SIGTERM again and again: saved and gone within 5 s, and the run ends as if nothing had happened (L6)."""
     steps = ["--max-steps", max(LAST_STEP, 3 * cycles)]
@@ -369,6 +403,7 @@ def main() -> int:
             "points": lambda: [points(toy, work, mode) for mode in ("pretrain", "finetune")],
             "stages": lambda: [stages(toy, work, count=3)],
             "corruption": lambda: [corruption(toy, work, changes=1000, truncations=200)],
+            "validator": lambda: [validator(toy, work, count=10_000)],
             "preemption": lambda: [preemption(toy, work, cycles=50)],
             "disk": lambda: [disk(toy, work, limits=40)],
             "leak": lambda: [leak(toy, work, arguments.steps)],

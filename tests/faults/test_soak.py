@@ -47,6 +47,10 @@ def test_l07_no_room_for_a_file(toy: soak.Toy, tmp_path: Path) -> None:
     assert "went on to equal bytes" in soak.disk(toy, tmp_path, limits=3)
 
 
+def test_l08_defects_of_a_data_directory_are_found(toy: soak.Toy, tmp_path: Path) -> None:
+    assert "all refused" in soak.validator(toy, tmp_path, count=300)
+
+
 def test_l10_memory_and_files_stay(toy: soak.Toy, tmp_path: Path) -> None:
     assert "open files" in soak.leak(toy, tmp_path, steps=300)
 
