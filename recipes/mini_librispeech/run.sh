@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../tools/recipe_options.sh"
 test_sets="test dev_clean test_clean"    # sets to decode and score
 pretrain_sets="train train_clean_100"    # sets to pre-train on, beside --unlabelled
 speeds="0.9 1.0 1.1"                     # copies of the training set at these speeds
-vocab_size=40                            # word pieces, at most
+vocab_size=200                           # word pieces, at most: 7 a second; 40 would be 12, half of the encoder's frames
 
 source "$ROOT/tools/parse_options.sh"
 source "$ROOT/tools/recipe.sh"
