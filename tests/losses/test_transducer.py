@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from w2vbert_asr.losses.transducer import joint_transducer_loss, transducer_loss
+from tests.planning.live_tensors import LiveTensors
+from w2vbert_asr.losses import joint
+from w2vbert_asr.losses.transducer import joint_loss_in_bands, joint_transducer_loss, transducer_loss
 
 BLANK = 0
 
@@ -143,6 +146,66 @@ def test_joint_equals_plain_for_any_grouping_and_weighting(group_bytes: int, wei
         assert_near(actual, expected, 1e-5)
 
 
+@pytest.mark.parametrize("group_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("weights", [[1.0] * 4, [0.3, 0.0, -2.0, 5.0]])
+@pytest.mark.parametrize("in_bands", [False, True])
+def test_logits_made_again_give_the_same_numbers(
+    group_bytes: int, weights: list[float], in_bands: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint, "CHUNK_ELEMENTS", 100)  # nine cells at a time
+    torch.manual_seed(9)
+    lens = [9, 2, 7, 1], [3, 6, 0, 5]
+    leaves, (tokens, *_) = joint_problem(*lens, 11, 8)
+    bands = [(torch.zeros(n, dtype=torch.int64), u + 1) for n, u in zip(*lens, strict=True)] if in_bands else None
+    kept, again = (
+        gradients(
+            lambda *x: joint_loss_in_bands(*x, tokens, *lens, BLANK, group_bytes, 0.1, bands, kept_bytes),  # noqa: B023
+            leaves,
+            torch.tensor(weights),
+        )
+        for kept_bytes in (1 << 30, 0)
+    )
+    torch.testing.assert_close(again[0], kept[0], rtol=1e-6, atol=1e-6)
+    for one, other in zip(again[1], kept[1], strict=True):
+        assert_near(one, other, 1e-6)
+
+
+def test_inputs_in_any_layout() -> None:
+    torch.manual_seed(10)
+    leaves, rest = joint_problem([6, 4, 5], [3, 2, 1], 9, 4)
+    wanted = gradients(lambda *x: joint_transducer_loss(*x, *rest), leaves, torch.ones(3))[1]
+    turned = [leaf.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for leaf in leaves]
+    assert not turned[0].is_contiguous()
+    for one, other in zip(
+        gradients(lambda *x: joint_transducer_loss(*x, *rest), turned, torch.ones(3))[1], wanted, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 4.0])
+def test_cells_that_the_alignment_does_not_pass_are_no_loss(sharpness: float) -> None:
+    """In float32, against all cells in float64: the products that are left out are within the rounding of the rest."""
+    torch.manual_seed(11)
+    leaves, rest = joint_problem([150, 90], [60, 20], 30, 16, torch.float64)
+    with torch.no_grad():
+        leaves[2].mul_(sharpness)
+    exact = gradients(lambda *x: transducer_loss(joint_logits(*x), *rest), leaves, torch.ones(2))
+    halves = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    cells = 150 * 61 + 90 * 21
+    for kept_bytes, most in [(1 << 30, 3), (0, 4)]:
+        with FlopCounterMode(display=False) as flops:
+            found = gradients(
+                lambda *x: joint_transducer_loss(*x, *rest, kept_bytes=kept_bytes),  # noqa: B023
+                halves,
+                torch.ones(2),
+            )
+        product = 2 * cells * 30 * 16
+        assert 1.1 * product < flops.get_total_flops() < 0.9 * most * product
+        torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-6, atol=0)
+        for one, other in zip(found[1], exact[1], strict=True):
+            assert_near(one, other, 5e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_torchaudio(seed: int) -> None:
     functional = pytest.importorskip("torchaudio.functional")
@@ -254,6 +317,51 @@ def test_the_lattice_of_the_batch_never_exists() -> None:
         with LargestTensor() as seen:
             gradients(lambda *x: joint_transducer_loss(*x, *rest, group_bytes), leaves, torch.ones(4))  # noqa: B023
         assert seen.numel == expected
+
+
+def test_memory_is_bounded_where_one_utterance_is_huge(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(12)
+    leaves, rest = joint_problem([60], [30], 200, 4)
+    monkeypatch.setattr(joint, "CHUNK_ELEMENTS", 10_000)
+    peaks = []
+    for kept_bytes in (1 << 30, 0):
+        with LiveTensors([]) as live, LargestTensor() as seen:
+            joint_transducer_loss(*leaves, *rest, kept_bytes=kept_bytes).sum().backward()
+        peaks.append((seen.numel, live.peak))
+    assert peaks[0][0] == 60 * 31 * 200 and peaks[0][1] > 4 * 60 * 31 * 200
+    assert peaks[1][0] == 10_000 and peaks[1][1] < 4 * (4 * 10_000) + 60 * 31 * 150  # a few chunks, and the cells
+
+
+def train_projections(compiled: bool, halves: int = 1, bf16: bool = False) -> tuple[float, list[Tensor]]:
+    """Loss and gradients of two projections and an output layer, over micro-batches of a batch of four."""
+    torch.manual_seed(13)
+    layers = [torch.nn.Linear(6, 8), torch.nn.Linear(5, 8), torch.nn.Linear(8, 11)]
+    frames, positions = torch.randn(4, 12, 6), torch.randn(4, 7, 5)
+    tokens, lens = random_tokens(4, 6, 11), (torch.tensor([12, 5, 9, 7]), torch.tensor([6, 2, 0, 4]))
+
+    def project(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        return layers[0](one), layers[1](other)
+
+    ready = torch.compile(project, backend="aot_eager") if compiled else project
+    total = 0.0
+    for part in torch.arange(4).chunk(halves):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            joined = ready(frames[part], positions[part])
+            output = (layers[2].weight, layers[2].bias)
+            loss = joint_transducer_loss(*joined, *output, tokens[part], *(one[part] for one in lens), BLANK).sum() / 12
+        loss.backward()
+        total += loss.item()
+    return total, [parameter.grad for layer in layers for parameter in layer.parameters()]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("halves", [1, 2])
+def test_the_same_when_the_rest_is_compiled_and_when_gradients_accumulate(halves: int, bf16: bool) -> None:
+    wanted = train_projections(compiled=False, bf16=bf16)
+    found = train_projections(compiled=True, halves=halves, bf16=bf16)
+    assert found[0] == pytest.approx(wanted[0], rel=1e-6)
+    for one, other in zip(found[1], wanted[1], strict=True):
+        assert_near(one, other, 0.01 if bf16 else 1e-5)  # in bf16 the sum of two products is rounded twice
 
 
 def test_no_gradient_is_made_where_none_is_wanted() -> None:

@@ -1,7 +1,12 @@
 """Joiner output layer, log-softmax, lattice and gradients in one pass over groups of utterances.
 
 The lattice of logits (B, T, U + 1, V) is what takes the memory of a transducer: here only the valid cells of one group
-of utterances exist at a time, and every cell's logits turn into its gradient in place. Three matrix products in all.
+of utterances exist at a time, as probabilities in the precision of the products, and turn into gradients a chunk at a
+time: three matrix products in all. A group that would take more than KEPT_BYTES, which is one utterance, is not kept
+at all: its gradients come from logits made again, the fourth product.
+
+Products for gradients are made where gradients are: on most of a lattice the alignment is not, and what such cells
+would add is lost in rounding (see `_cells_that_count`).
 
 Dimension letters: B batch, T frames, U tokens, V vocabulary, J joiner, R cells of a group (see lattice.py).
 """
@@ -14,9 +19,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from w2vbert_asr.losses.lattice import Cells, arc_scores, gradient_of_logits_, negative_log_likelihood, occupation
+from w2vbert_asr.losses.lattice import (
+    Cells,
+    Occupation,
+    arc_scores,
+    gradient_of_logits_,
+    negative_log_likelihood,
+    occupation,
+)
 
 CHUNK_ELEMENTS = 1 << 20  # of logits worked on at a time, so that they stay in the cache
+KEPT_BYTES = 256 << 20
+_NEGLIGIBLE = 2.0**-7  # of the rounding error of 1
 
 
 @dataclass(frozen=True)
@@ -38,13 +52,19 @@ class JointInputs:
         return torch.promote_types(dtype, torch.float32)
 
     def zeros(self) -> JointInputs:
-        """Where gradients are summed."""
-        return JointInputs(*(torch.zeros_like(tensor, dtype=self.dtype) for tensor in self.tensors()))
+        """Where gradients are summed; contiguous, whatever the inputs are, so that their rows are views."""
+        return JointInputs(
+            *(torch.zeros(tensor.shape, dtype=self.dtype, device=tensor.device) for tensor in self.tensors())
+        )
 
 
 @dataclass(frozen=True)
 class JointTargets:
-    """The rest of the problem. group_bytes bounds logits and activations of a group of more than one utterance."""
+    """The rest of the problem.
+
+    Of the probabilities and activations that are kept, group_bytes bounds those of a group of more than one utterance,
+    kept_bytes those of any.
+    """
 
     tokens: Tensor  # (B, U)
     frame_lens: list[int]
@@ -54,6 +74,7 @@ class JointTargets:
     group_bytes: int
     fastemit: float
     bands: list[tuple[Tensor, int]] | None = None  # cells beyond them are left out
+    kept_bytes: int = KEPT_BYTES
 
     def cells(self, group: slice, device: torch.device) -> Cells:
         """Those of a group of utterances."""
@@ -67,13 +88,16 @@ def joint_loss(
     inputs: JointInputs, targets: JointTargets, gradients: JointInputs | None = None, scale: Tensor | None = None
 ) -> Tensor:
     """Losses (B,). The gradients of their sum, weighted by scale (B,) if given, are added to `gradients` if given."""
-    row_bytes = inputs.dtype.itemsize * (inputs.weight.shape[0] + inputs.weight.shape[1])
+    row_bytes = targets.product_dtype.itemsize * (inputs.weight.shape[0] + inputs.weight.shape[1])
     lens = zip(targets.frame_lens, targets.token_lens, strict=True)
     sizes = [num_frames * (num_tokens + 1) * row_bytes for num_frames, num_tokens in lens]
     if targets.bands is not None:
         sizes = [len(starts) * size * row_bytes for starts, size in targets.bands]
-    groups = (slice(*bounds) for bounds in _groups(sizes, targets.group_bytes))
-    return torch.cat([_group_loss(inputs, targets, gradients, scale, group) for group in groups])
+    losses = []
+    for first, end in _groups(sizes, targets.group_bytes):
+        group, is_kept = slice(first, end), sum(sizes[first:end]) <= targets.kept_bytes
+        losses.append(_group_loss(inputs, targets, gradients, scale, group, is_kept))
+    return torch.cat(losses)
 
 
 def _groups(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
@@ -87,55 +111,81 @@ def _groups(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
     yield first, len(sizes)
 
 
-def _group_loss(
-    inputs: JointInputs, targets: JointTargets, gradients: JointInputs | None, scale: Tensor | None, group: slice
-) -> Tensor:
-    weight = inputs.weight.to(targets.product_dtype)
-    cells = targets.cells(group, weight.device)
-    next_tokens = cells.next_tokens(targets.tokens[group], targets.blank_id)
-    encoder_out, decoder_out = inputs.encoder_out[group], inputs.decoder_out[group]
-    frame_row = cells.utterance * encoder_out.shape[1] + cells.frame
-    token_row = cells.utterance * decoder_out.shape[1] + cells.position
-    encoder_rows = encoder_out.to(inputs.dtype).flatten(0, 1)
-    decoder_rows = decoder_out.to(inputs.dtype).flatten(0, 1)
+class _Joint:
+    """The joiner over the cells of a group, as many at a time as are asked for."""
 
-    num_rows, (vocab_size, joiner_dim) = len(next_tokens), weight.shape
-    hidden = weight.new_empty(num_rows, joiner_dim)
-    logits = weight.new_empty(num_rows, vocab_size, dtype=inputs.dtype)
-    log_norm, blank, label = logits.new_empty(3, num_rows)
+    def __init__(self, inputs: JointInputs, targets: JointTargets, group: slice, cells: Cells) -> None:
+        encoder_out, decoder_out = inputs.encoder_out[group], inputs.decoder_out[group]
+        self.encoder_rows = encoder_out.to(inputs.dtype).flatten(0, 1) * 2.0
+        self.decoder_rows = decoder_out.to(inputs.dtype).flatten(0, 1) * 2.0
+        self.frame_row = cells.utterance * encoder_out.shape[1] + cells.frame
+        self.token_row = cells.utterance * decoder_out.shape[1] + cells.position
+        self.weight, self.bias = inputs.weight.to(targets.product_dtype), inputs.bias.to(inputs.dtype)
+
+    def hidden(self, rows: slice | Tensor) -> Tensor:
+        """(R, J) in the precision of the products; tanh(x) as 2 sigmoid(2x) - 1, which takes a CPU a fifth of it."""
+        joined = self.encoder_rows.index_select(0, self.frame_row[rows])
+        joined += self.decoder_rows.index_select(0, self.token_row[rows])
+        return joined.sigmoid_().mul_(2.0).sub_(1.0).to(self.weight.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(R, J) -> (R, V)"""
+        return (hidden @ self.weight.T).to(self.bias.dtype).add_(self.bias)
+
+
+def _group_loss(
+    inputs: JointInputs,
+    targets: JointTargets,
+    gradients: JointInputs | None,
+    scale: Tensor | None,
+    group: slice,
+    is_kept: bool,
+) -> Tensor:
+    cells = targets.cells(group, inputs.weight.device)
+    next_tokens = cells.next_tokens(targets.tokens[group], targets.blank_id)
+    joint = _Joint(inputs, targets, group, cells)
+    num_rows, vocab_size = len(next_tokens), len(joint.weight)
+    is_kept &= gradients is not None
+    hidden = joint.weight.new_empty(num_rows if is_kept else 0, joint.weight.shape[1])
+    probs = joint.weight.new_empty(num_rows if is_kept else 0, vocab_size)
+    blank, label = joint.bias.new_empty(2, num_rows)
     chunk = max(1, CHUNK_ELEMENTS // vocab_size)
-    chunks = [slice(first, min(first + chunk, num_rows)) for first in range(0, num_rows, chunk)]
-    for rows in chunks:
-        joined = encoder_rows.index_select(0, frame_row[rows]).add_(decoder_rows.index_select(0, token_row[rows]))
-        hidden[rows] = joined.tanh_()
-        logits[rows] = hidden[rows] @ weight.T
-        logits[rows] += inputs.bias
-        log_norm[rows], blank[rows], label[rows] = arc_scores(logits[rows], next_tokens[rows], targets.blank_id)
+    for first in range(0, num_rows, chunk):
+        rows = slice(first, min(first + chunk, num_rows))
+        own_hidden = joint.hidden(rows)
+        own_probs, blank[rows], label[rows] = arc_scores(joint.logits(own_hidden), next_tokens[rows], targets.blank_id)
+        if is_kept:
+            hidden[rows], probs[rows] = own_hidden, own_probs
     if gradients is None:
         return negative_log_likelihood(blank, label, cells)
 
     through = occupation(blank, label, cells, targets.fastemit)
-    for rows in chunks:
-        gradient_of_logits_(
-            logits[rows], next_tokens[rows], targets.blank_id, log_norm[rows], through.blank[rows], through.label[rows]
-        )
+    by_frame = gradients.encoder_out[group].flatten(0, 1)
+    by_position = gradients.decoder_out[group].flatten(0, 1)
+    for part in torch.split(_cells_that_count(through), chunk):
+        own_hidden = hidden[part] if is_kept else joint.hidden(part)
+        logits_gradient = probs[part].to(inputs.dtype) if is_kept else joint.logits(own_hidden).softmax(1)
+        by_blank, by_label = through.blank[part], through.label[part]
         if scale is not None:
-            logits[rows] *= scale[group][cells.utterance[rows], None]
-        gradient = logits[rows].to(weight.dtype)
-        gradients.weight.add_(gradient.T @ hidden[rows])
-        gradients.bias.add_(logits[rows].sum(0))
-        hidden[rows] = torch.ops.aten.tanh_backward(gradient @ weight, hidden[rows])  # from here on, its gradient
-    if targets.bands is None:
-        _sum_rows(hidden, cells, gradients.encoder_out[group], gradients.decoder_out[group])
-    else:
-        rows_of_gradient = hidden.to(inputs.dtype)
-        gradients.encoder_out[group].flatten(0, 1).index_add_(0, frame_row, rows_of_gradient)
-        gradients.decoder_out[group].flatten(0, 1).index_add_(0, token_row, rows_of_gradient)
+            own_scale = scale[group][cells.utterance[part]]
+            by_blank, by_label = by_blank * own_scale, by_label * own_scale
+        gradient_of_logits_(
+            logits_gradient, next_tokens[part], targets.blank_id, blank[part], label[part], by_blank, by_label
+        )
+        gradients.bias.add_(logits_gradient.sum(0))
+        rounded = logits_gradient.to(joint.weight.dtype)
+        gradients.weight.add_(rounded.T @ own_hidden)
+        joined = torch.ops.aten.tanh_backward(rounded @ joint.weight, own_hidden).to(inputs.dtype)
+        by_frame.index_add_(0, joint.frame_row[part], joined)
+        by_position.index_add_(0, joint.token_row[part], joined)
     return through.loss
 
 
-def _sum_rows(rows: Tensor, cells: Cells, by_frame: Tensor, by_position: Tensor) -> None:
-    """Add the rows (R, J) up: over positions to by_frame (B, T, J), over frames to by_position (B, U + 1, J)."""
-    for lattice, own_frames, own_positions in zip(cells.split(rows), by_frame, by_position, strict=True):
-        own_frames[: lattice.shape[0]] += lattice.sum(1, dtype=by_frame.dtype)
-        own_positions[: lattice.shape[1]] += lattice.sum(0, dtype=by_position.dtype)
+def _cells_that_count(through: Occupation) -> Tensor:
+    """Rows of the cells without which the sum of a frame's gradients, or of a position's, would be another number.
+
+    The alignment passes each frame and each position, so that their occupations add up to at least 1: next to that, a
+    cell of less than a hundredth of the rounding error of 1 is nothing.
+    """
+    occupied = through.blank + through.label
+    return (occupied > _NEGLIGIBLE * torch.finfo(occupied.dtype).eps).nonzero()[:, 0]

@@ -82,22 +82,32 @@ class Occupation:
 
 
 def arc_scores(logits: Tensor, next_tokens: Tensor, blank_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (R, V), next tokens (R,) -> log normalizer, log P(blank), log P(next token), each (R,)."""
-    log_norm = logits.logsumexp(1)
+    """Logits (R, V), next tokens (R,) -> probabilities (R, V), log P(blank) and log P(next token), each (R,)."""
+    probs = logits.softmax(1)
+    log_norm = logits.amax(1) - probs.amax(1).log()  # the largest is at least 1 / V: its logarithm is exact
     label = logits.gather(1, next_tokens[:, None])[:, 0]
-    return log_norm, logits[:, blank_id] - log_norm, label - log_norm
+    return probs, logits[:, blank_id] - log_norm, label - log_norm
 
 
 def gradient_of_logits_(
-    logits: Tensor, next_tokens: Tensor, blank_id: int, log_norm: Tensor, by_blank: Tensor, by_label: Tensor
+    probs: Tensor,
+    next_tokens: Tensor,
+    blank_id: int,
+    blank: Tensor,
+    label: Tensor,
+    by_blank: Tensor,
+    by_label: Tensor,
 ) -> None:
-    """Turn logits (R, V) into d loss / d logits, in place, given the occupations (R,) of their cells' arcs.
+    """Turn softmax(logits) (R, V) into d loss / d logits, in place, given their arcs' log probabilities, occupations.
 
-    d loss / d logit(v) = (sum of both occupations) softmax(v) - (occupation of the arc that v takes).
+    d loss / d logit(v) = (sum of both occupations) softmax(v) - (occupation of the arc that v takes). Where an arc
+    takes v that is a difference of near numbers, once the model is sure: there the probability is that of `blank` and
+    `label` (R,), so that `probs` may have been rounded.
     """
-    logits.add_(((by_blank + by_label).log() - log_norm)[:, None]).exp_()
-    logits[:, blank_id] -= by_blank
-    logits.scatter_add_(1, next_tokens[:, None], -by_label[:, None])
+    both = by_blank + by_label
+    probs.mul_(both[:, None])
+    probs.scatter_(1, next_tokens[:, None], (label.exp() * both - by_label)[:, None])
+    probs[:, blank_id] = blank.exp() * both - by_blank - by_label * (next_tokens == blank_id)
 
 
 def negative_log_likelihood(blank: Tensor, label: Tensor, cells: Cells) -> Tensor:

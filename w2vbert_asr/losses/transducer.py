@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from w2vbert_asr.losses.joint import JointInputs, JointTargets, joint_loss
+from w2vbert_asr.losses.joint import KEPT_BYTES, JointInputs, JointTargets, joint_loss
 from w2vbert_asr.losses.lattice import Cells, arc_scores, gradient_of_logits_, occupation
 
 GROUP_BYTES = 64 << 20
@@ -45,12 +45,14 @@ def joint_transducer_loss(
     blank_id: int,
     group_bytes: int = GROUP_BYTES,
     fastemit: float = 0.0,
+    kept_bytes: int = KEPT_BYTES,
 ) -> Tensor:
     """`transducer_loss` of logits = tanh(encoder_out[:, :, None] + decoder_out[:, None]) @ weight.T + bias, in pieces.
 
     encoder_out (B, T, J), decoder_out (B, U + 1, J), weight (V, J), bias (V,), tokens (B, U), lengths (B,) -> (B,).
-    Only valid cells are computed, those of as many utterances at a time as `group_bytes` of logits and activations
-    hold (of one at least); the lattice of the whole batch never exists.
+    Only valid cells are computed, those of as many utterances at a time as `group_bytes` of probabilities and
+    activations hold (of one at least); the lattice of the whole batch never exists. Where one utterance alone takes
+    more than `kept_bytes`, not even its own does: logits are then made twice, a chunk at a time.
 
     The gradients are made together with the loss, as if the derivative of the objective by each loss were 1. Backward
     scales them, which is exact when that derivative is the same for all utterances (a sum, a mean); when it is not,
@@ -60,7 +62,7 @@ def joint_transducer_loss(
     shape = (*encoder_out.shape[:2], decoder_out.shape[1])
     lens = lengths(encoder_out_lens, token_lens, tokens, shape)
     return joint_loss_in_bands(
-        encoder_out, decoder_out, weight, bias, tokens, *lens, blank_id, group_bytes, fastemit, None
+        encoder_out, decoder_out, weight, bias, tokens, *lens, blank_id, group_bytes, fastemit, None, kept_bytes
     )
 
 
@@ -76,6 +78,7 @@ def joint_loss_in_bands(
     group_bytes: int,
     fastemit: float,
     bands: list[tuple[Tensor, int]] | None,
+    kept_bytes: int = KEPT_BYTES,
 ) -> Tensor:
     """`joint_transducer_loss` over the alignments inside `bands` (see `Cells.in_bands`), all of them for None."""
     inputs = JointInputs(encoder_out, decoder_out, weight, bias)
@@ -89,7 +92,9 @@ def joint_loss_in_bands(
     product_dtype = torch.promote_types(encoder_out.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and product_dtype == torch.float32:
         product_dtype = torch.get_autocast_dtype(device)
-    targets = JointTargets(tokens, frame_lens, token_lens, blank_id, product_dtype, group_bytes, fastemit, bands)
+    targets = JointTargets(
+        tokens, frame_lens, token_lens, blank_id, product_dtype, group_bytes, fastemit, bands, kept_bytes
+    )
     with torch.autocast(device, enabled=False):
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs.tensors()):
             return joint_loss(inputs, targets)
@@ -131,11 +136,11 @@ class _TransducerLoss(torch.autograd.Function):
         cells = Cells.of(frame_lens, token_lens, logits.device)
         next_tokens = cells.next_tokens(tokens, blank_id)
         own_tokens = torch.split(next_tokens, cells.counts)
-        arcs = [arc_scores(_rows(logits, cells, b), part, blank_id) for b, part in enumerate(own_tokens)]
-        log_norm, blank, label = (torch.cat(column) for column in zip(*arcs, strict=True))
+        arcs = [arc_scores(_rows(logits, cells, b), part, blank_id)[1:] for b, part in enumerate(own_tokens)]
+        blank, label = (torch.cat(column) for column in zip(*arcs, strict=True))
         through = occupation(blank, label, cells, fastemit)
         ctx.cells, ctx.blank_id = cells, blank_id
-        ctx.save_for_backward(logits, next_tokens, log_norm, through.blank, through.label)
+        ctx.save_for_backward(logits, next_tokens, blank, label, through.blank, through.label)
         return through.loss
 
     @staticmethod
@@ -145,9 +150,9 @@ class _TransducerLoss(torch.autograd.Function):
         cells: Cells = ctx.cells
         gradient = torch.zeros_like(logits)
         parts = zip(*(torch.split(column, cells.counts) for column in columns), strict=True)
-        for b, (next_tokens, log_norm, by_blank, by_label) in enumerate(parts):
-            rows = _rows(logits, cells, b).clone()
-            gradient_of_logits_(rows, next_tokens, ctx.blank_id, log_norm, by_blank, by_label)
+        for b, (next_tokens, *scores_and_occupations) in enumerate(parts):
+            rows = _rows(logits, cells, b).softmax(1)
+            gradient_of_logits_(rows, next_tokens, ctx.blank_id, *scores_and_occupations)
             own = gradient[b, : cells.frame_lens[b], : cells.token_lens[b] + 1]
             own.copy_(rows.mul_(grad_output[b]).view(own.shape))
         return gradient, None, None, None, None, None
