@@ -14,7 +14,7 @@ Dimension letters: B batch, T frames, U tokens, V vocabulary, J joiner, R cells 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from w2vbert_asr.losses.lattice import (
     occupation,
 )
 
-CHUNK_ELEMENTS = 1 << 20  # of logits worked on at a time, so that they stay in the cache
+CHUNK_ELEMENTS = 1 << 20  # of logits or activations worked on at a time, so that they stay in the cache
 KEPT_BYTES = 256 << 20
 _NEGLIGIBLE = 2.0**-7  # of the rounding error of 1
 
@@ -94,13 +94,13 @@ def joint_loss(
     if targets.bands is not None:
         sizes = [len(starts) * size * row_bytes for starts, size in targets.bands]
     losses = []
-    for first, end in _groups(sizes, targets.group_bytes):
+    for first, end in groups(sizes, targets.group_bytes):
         group, is_kept = slice(first, end), sum(sizes[first:end]) <= targets.kept_bytes
         losses.append(_group_loss(inputs, targets, gradients, scale, group, is_kept))
     return torch.cat(losses)
 
 
-def _groups(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
+def groups(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
     """Neighbours whose sizes add up to at most `limit`, as (first, last + 1); at least one each."""
     first, total = 0, 0
     for index, size in enumerate(sizes):
@@ -111,74 +111,90 @@ def _groups(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
     yield first, len(sizes)
 
 
-class _Joint:
-    """The joiner over the cells of a group, as many at a time as are asked for."""
-
-    def __init__(self, inputs: JointInputs, targets: JointTargets, group: slice, cells: Cells) -> None:
-        encoder_out, decoder_out = inputs.encoder_out[group], inputs.decoder_out[group]
-        self.encoder_rows = encoder_out.to(inputs.dtype).flatten(0, 1) * 2.0
-        self.decoder_rows = decoder_out.to(inputs.dtype).flatten(0, 1) * 2.0
-        self.frame_row = cells.utterance * encoder_out.shape[1] + cells.frame
-        self.token_row = cells.utterance * decoder_out.shape[1] + cells.position
-        self.weight, self.bias = inputs.weight.to(targets.product_dtype), inputs.bias.to(inputs.dtype)
-
-    def hidden(self, rows: slice | Tensor) -> Tensor:
-        """(R, J) in the precision of the products; tanh(x) as 2 sigmoid(2x) - 1, which takes a CPU a fifth of it."""
-        joined = self.encoder_rows.index_select(0, self.frame_row[rows])
-        joined += self.decoder_rows.index_select(0, self.token_row[rows])
-        return joined.sigmoid_().mul_(2.0).sub_(1.0).to(self.weight.dtype)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(R, J) -> (R, V)"""
-        return (hidden @ self.weight.T).to(self.bias.dtype).add_(self.bias)
-
-
 def _group_loss(
     inputs: JointInputs,
     targets: JointTargets,
     gradients: JointInputs | None,
     scale: Tensor | None,
-    group: slice,
+    utterances: slice,
     is_kept: bool,
 ) -> Tensor:
-    cells = targets.cells(group, inputs.weight.device)
-    next_tokens = cells.next_tokens(targets.tokens[group], targets.blank_id)
-    joint = _Joint(inputs, targets, group, cells)
-    num_rows, vocab_size = len(next_tokens), len(joint.weight)
-    is_kept &= gradients is not None
-    hidden = joint.weight.new_empty(num_rows if is_kept else 0, joint.weight.shape[1])
-    probs = joint.weight.new_empty(num_rows if is_kept else 0, vocab_size)
-    blank, label = joint.bias.new_empty(2, num_rows)
-    chunk = max(1, CHUNK_ELEMENTS // vocab_size)
+    group = _Group(inputs, targets, utterances, is_kept and gradients is not None)
+    num_rows, chunk = len(group.next_tokens), max(1, CHUNK_ELEMENTS // max(group.weight.shape))
     for first in range(0, num_rows, chunk):
-        rows = slice(first, min(first + chunk, num_rows))
-        own_hidden = joint.hidden(rows)
-        own_probs, blank[rows], label[rows] = arc_scores(joint.logits(own_hidden), next_tokens[rows], targets.blank_id)
-        if is_kept:
-            hidden[rows], probs[rows] = own_hidden, own_probs
+        group.score(slice(first, min(first + chunk, num_rows)))
     if gradients is None:
-        return negative_log_likelihood(blank, label, cells)
-
-    through = occupation(blank, label, cells, targets.fastemit)
-    by_frame = gradients.encoder_out[group].flatten(0, 1)
-    by_position = gradients.decoder_out[group].flatten(0, 1)
-    for part in torch.split(_cells_that_count(through), chunk):
-        own_hidden = hidden[part] if is_kept else joint.hidden(part)
-        logits_gradient = probs[part].to(inputs.dtype) if is_kept else joint.logits(own_hidden).softmax(1)
-        by_blank, by_label = through.blank[part], through.label[part]
-        if scale is not None:
-            own_scale = scale[group][cells.utterance[part]]
-            by_blank, by_label = by_blank * own_scale, by_label * own_scale
-        gradient_of_logits_(
-            logits_gradient, next_tokens[part], targets.blank_id, blank[part], label[part], by_blank, by_label
-        )
-        gradients.bias.add_(logits_gradient.sum(0))
-        rounded = logits_gradient.to(joint.weight.dtype)
-        gradients.weight.add_(rounded.T @ own_hidden)
-        joined = torch.ops.aten.tanh_backward(rounded @ joint.weight, own_hidden).to(inputs.dtype)
-        by_frame.index_add_(0, joint.frame_row[part], joined)
-        by_position.index_add_(0, joint.token_row[part], joined)
+        return negative_log_likelihood(group.blank, group.label, group.cells)
+    through = occupation(group.blank, group.label, group.cells, targets.fastemit)
+    rows = _cells_that_count(through)
+    if scale is not None:
+        own_scale = scale[utterances][through.utterance]
+        through = replace(through, blank=through.blank * own_scale, label=through.label * own_scale)
+    own = replace(
+        gradients, encoder_out=gradients.encoder_out[utterances], decoder_out=gradients.decoder_out[utterances]
+    )
+    for part in torch.split(rows, chunk):
+        group.add_gradients(part, through, own)
     return through.loss
+
+
+class _Group:
+    """The joiner over the cells of a group, as many at a time as are asked for.
+
+    hidden (R, J), probs (R, V): in the precision of the products, None where they are not kept.
+    """
+
+    def __init__(self, inputs: JointInputs, targets: JointTargets, utterances: slice, is_kept: bool) -> None:
+        encoder_out, decoder_out = inputs.encoder_out[utterances], inputs.decoder_out[utterances]
+        self.blank_id = targets.blank_id
+        self.cells = cells = targets.cells(utterances, encoder_out.device)
+        self.next_tokens = cells.next_tokens(targets.tokens[utterances], targets.blank_id)
+        self.twice_encoder = encoder_out.to(inputs.dtype).flatten(0, 1) * 2.0
+        self.twice_decoder = decoder_out.to(inputs.dtype).flatten(0, 1) * 2.0
+        self.frame_row = cells.utterance * encoder_out.shape[1] + cells.frame
+        self.token_row = cells.utterance * decoder_out.shape[1] + cells.position
+        self.weight, self.bias = inputs.weight.to(targets.product_dtype), inputs.bias.to(inputs.dtype)
+        vocab_size, joiner_dim = self.weight.shape
+        num_rows = len(self.next_tokens)
+        self.hidden = self.weight.new_empty(num_rows, joiner_dim) if is_kept else None
+        self.probs = self.weight.new_empty(num_rows, vocab_size) if is_kept else None
+        self.blank, self.label = self.bias.new_empty(2, num_rows)
+
+    def score(self, rows: slice) -> None:
+        """Fill in the log probabilities of the arcs out of some cells, and what is kept of them."""
+        hidden = self._hidden(rows)
+        probs, self.blank[rows], self.label[rows] = arc_scores(
+            self._logits(hidden), self.next_tokens[rows], self.blank_id
+        )
+        if self.hidden is not None and self.probs is not None:
+            self.hidden[rows], self.probs[rows] = hidden, probs
+
+    def add_gradients(self, rows: Tensor, through: Occupation, gradients: JointInputs) -> None:
+        """Add those that come through some cells (n,) to `gradients`, of this group's utterances."""
+        if self.hidden is not None and self.probs is not None:
+            hidden = self.hidden[rows]
+            by_logit = self.probs[rows].to(self.bias.dtype)
+        else:
+            hidden = self._hidden(rows)
+            by_logit = self._logits(hidden).softmax(1)
+        scores, occupations = (self.blank[rows], self.label[rows]), (through.blank[rows], through.label[rows])
+        gradient_of_logits_(by_logit, self.next_tokens[rows], self.blank_id, *scores, *occupations)
+        gradients.bias.add_(by_logit.sum(0))
+        by_logit = by_logit.to(self.weight.dtype)
+        gradients.weight.add_(by_logit.T @ hidden)
+        by_sum = torch.ops.aten.tanh_backward(by_logit @ self.weight, hidden).to(self.bias.dtype)
+        gradients.encoder_out.flatten(0, 1).index_add_(0, self.frame_row[rows], by_sum)
+        gradients.decoder_out.flatten(0, 1).index_add_(0, self.token_row[rows], by_sum)
+
+    def _hidden(self, rows: slice | Tensor) -> Tensor:
+        """(n, J): tanh(x) as 2 sigmoid(2x) - 1, which takes a CPU a tenth of the time."""
+        joined = self.twice_encoder.index_select(0, self.frame_row[rows])
+        joined += self.twice_decoder.index_select(0, self.token_row[rows])
+        return joined.sigmoid_().mul_(2.0).sub_(1.0).to(self.weight.dtype)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(n, J) -> (n, V)"""
+        return (hidden @ self.weight.T).to(self.bias.dtype).add_(self.bias)
 
 
 def _cells_that_count(through: Occupation) -> Tensor:

@@ -7,17 +7,20 @@ lattice that exist at a time.
 
 from __future__ import annotations
 
-from w2vbert_asr.losses.joint import CHUNK_ELEMENTS
+from collections.abc import Sequence
+
+from w2vbert_asr.losses.joint import CHUNK_ELEMENTS, KEPT_BYTES, groups
 from w2vbert_asr.losses.transducer import GROUP_BYTES
 from w2vbert_asr.models.transducer import TransducerConfig
 from w2vbert_asr.models.w2vbert import W2VBertConfig
 from w2vbert_asr.planning.activations import FLOAT, INT, Component, Widths, blocks, subsampling
 from w2vbert_asr.planning.flops import cells_of_frame, feature_dim, masked_frames
-from w2vbert_asr.planning.training import BatchShape
+from w2vbert_asr.planning.training import BatchShape, Lens
 
 _DRAW = 3 * INT  # a random number of counter_random while it is mixed
 _LSTM_ROW = 44  # a unit of an LSTM layer at one position: gates and states
-_CELL = 3 * FLOAT + 7 * INT  # a cell beside logits and hidden units: scores, and where it lies
+_CELL = 4 * FLOAT + 7 * INT  # a cell beside probabilities and hidden units: scores, and where it lies
+_COUNTING = 0.6  # of a lattice's cells take gradients; fewer the larger it is
 _LATTICE_ARRAYS = 7  # of float64, skewed
 
 
@@ -136,7 +139,7 @@ def _transducer(model: TransducerConfig, shape: BatchShape, widths: Widths, voca
     lattice = Component(
         prefixes=("joiner.",),
         saved=saved,
-        forward=saved + lattice_bytes(model, shape, vocab_size, widths),
+        forward=saved + lattice_bytes(model, [shape.lens] * shape.items, vocab_size, widths),
         backward=saved + gradients,
         kind="lattice",
     )
@@ -153,17 +156,27 @@ def _transducer(model: TransducerConfig, shape: BatchShape, widths: Widths, voca
     return [*parts, ctc]
 
 
-def lattice_bytes(model: TransducerConfig, shape: BatchShape, vocab_size: int, widths: Widths) -> float:
-    """What losses/joint.py holds of one group of utterances: as many as GROUP_BYTES allows, one at least."""
-    joiner_dim = model.joiner.joiner_dim
-    cells = shape.frames * cells_of_frame(model, shape.tokens)
-    utterances = min(shape.items, max(1, GROUP_BYTES // (cells * (vocab_size + joiner_dim) * FLOAT)))
-    rows = utterances * cells
-    inputs = utterances * (shape.frames + shape.tokens + 1) * joiner_dim
-    product, is_cast = widths.product, widths.product != FLOAT
-    casts = inputs * FLOAT + vocab_size * joiner_dim * product if is_cast else 0.0
-    cast_row = is_cast * vocab_size * product
-    row = joiner_dim * FLOAT + max(vocab_size * FLOAT, 2 * cast_row, 2 * joiner_dim * product + cast_row)
-    chunk = row * min(rows, max(1, CHUNK_ELEMENTS // vocab_size))
-    skewed = utterances * (shape.frames + shape.tokens) * (shape.tokens + 1) * _LATTICE_ARRAYS * INT
-    return rows * (vocab_size * FLOAT + joiner_dim * product + _CELL) + casts + max(chunk, skewed)
+def lattice_bytes(model: TransducerConfig, lens: Sequence[Lens], vocab_size: int, widths: Widths) -> float:
+    """The most that losses/joint.py holds at a time, of one group of utterances with these lengths (padded to the
+    longest): as many neighbours as GROUP_BYTES allows, one at least, whose probabilities are kept up to KEPT_BYTES.
+    """
+    joiner_dim, product, is_cast = model.joiner.joiner_dim, widths.product, widths.product != FLOAT
+    kept_row = (vocab_size + joiner_dim) * product
+    cells = [frames * cells_of_frame(model, tokens) for frames, tokens in lens]
+    inputs = sum(map(max, zip(*lens, strict=True)), 1) * joiner_dim * FLOAT
+    weights = vocab_size * joiner_dim * product
+    most = 0.0
+    for first, end in groups([rows * kept_row for rows in cells], GROUP_BYTES):
+        rows = sum(cells[first:end])
+        is_kept = rows * kept_row <= KEPT_BYTES
+        chunk = min(rows, max(1, CHUNK_ELEMENTS // max(vocab_size, joiner_dim)))
+        scores = chunk * max(2 * vocab_size * FLOAT + joiner_dim * product, 2 * joiner_dim * FLOAT)
+        counting = min(chunk, rows * _COUNTING)
+        products = max(weights, counting * joiner_dim * (2 * product + is_cast * FLOAT))
+        gradients = max(is_cast * counting * vocab_size * FLOAT, products)
+        gradients += counting * (vocab_size + joiner_dim) * product
+        skewed = _LATTICE_ARRAYS * (end - first) * INT
+        skewed *= max(sum(one) for one in lens[first:end]) * (max(tokens for _, tokens in lens[first:end]) + 1)
+        held = rows * (_CELL + is_kept * kept_row) + (end - first) * inputs + is_cast * weights
+        most = max(most, held + max(scores, gradients, skewed))
+    return most

@@ -127,7 +127,7 @@ def _longest_lattice(training: PlannedTraining) -> float:
         tokens=round(seconds * training.tokens_per_second),
     )
     widths = Widths.of(training.trainer.precision, "cuda")
-    return lattice_bytes(training.model, shape, training.vocab_size, widths)
+    return lattice_bytes(training.model, [shape.lens], training.vocab_size, widths)
 
 
 def count_by_part(parameters: Sequence[Parameter]) -> dict[str, int]:

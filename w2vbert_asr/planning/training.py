@@ -24,6 +24,7 @@ from w2vbert_asr.training.optimizer import Part, assign, freeze
 from w2vbert_asr.training.run import TrainerConfig
 
 _ROUNDING = 1e-9
+Lens = tuple[int, int]  # T and U of an utterance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,11 @@ class BatchShape:
     def frames(self) -> int:
         """T of an item, after subsampling."""
         return subsampled(subsampled(self.feat_frames))
+
+    @property
+    def lens(self) -> Lens:
+        """T and U of an item."""
+        return self.frames, self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
