@@ -28,7 +28,7 @@ from w2vbert_asr.losses.lattice import (
     occupation,
 )
 
-CHUNK_ELEMENTS = 1 << 20  # of logits or activations worked on at a time, so that they stay in the cache
+CHUNK_ELEMENTS = 1 << 19  # of logits or activations worked on at a time, so that they stay in the cache
 KEPT_BYTES = 256 << 20
 _NEGLIGIBLE = 2.0**-7  # of the rounding error of 1
 
