@@ -70,7 +70,7 @@ def band_starts(through: Tensor, prune_range: int) -> tuple[Tensor, int]:
 
     Each frame's window covers as much posterior as it can, within what a path needs: the band begins with no token and
     ends with all, never goes back, and its windows overlap from frame to frame by one cell at least (Kuang et al.
-    2022, section 3.3).
+    2022).
     """
     num_frames, width = through.shape
     size = min(max(prune_range, -(-(width - 1 + num_frames) // num_frames)), width)
