@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +15,24 @@ from w2vbert_asr import config as configuration
 from w2vbert_asr import model_folder
 from w2vbert_asr.batch import Batch
 from w2vbert_asr.commands import experiment
+from w2vbert_asr.data.batching import item_frames
 from w2vbert_asr.data.corpus import Corpus, DataConfig
 from w2vbert_asr.data.dataset import EvalLoader, TrainLoader
 from w2vbert_asr.features.augment import SpecAugmentConfig
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.encoder import EncoderConfig
 from w2vbert_asr.models.transducer import Transducer, TransducerConfig
+from w2vbert_asr.modules.subsampling import subsampled
+from w2vbert_asr.planning.activations import Widths
+from w2vbert_asr.planning.heads import lattice_bytes
 from w2vbert_asr.scoring import score
 from w2vbert_asr.search import SearchConfig, search
 from w2vbert_asr.text.tokenizer import Tokenizer
 from w2vbert_asr.training.distributed import World, open_world
 from w2vbert_asr.training.optimizer import OptimizerConfig, Part, freeze
 from w2vbert_asr.training.run import TrainerConfig
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +78,10 @@ def run(config: Config) -> dict[str, object]:
     """Train; dev loss and greedy dev WER choose the checkpoints that are kept for `w2vbert average`."""
     trainer = config.trainer
     with open_world(trainer.device, trainer.timeout) as world:
-        result = experiment.run(assemble(config, world), trainer, config.out, world)
+        assembly = assemble(config, world)
+        if world.is_main:
+            _log.info("%s", lattice_message(config, assembly.loader, world))
+        result = experiment.run(assembly, trainer, config.out, world)
     return {"step": result.step, "best": result.best}
 
 
@@ -114,6 +124,23 @@ def assemble(config: Config, world: World, stats: FeatureStats | None = None) ->
         digests={"dev": dev.digest, "tokenizer": tokenizer.digest},
         measure=lambda trained, batch: greedy_errors(trained, batch, references, tokenizer),
         prepare=lambda: experiment.write_files(config.out, stats, config.tokenizer, init),
+    )
+
+
+def lattice_message(config: Config, loader: TrainLoader, world: World) -> str:
+    """How much memory the lattice of the batch that costs most takes at its peak, and what lowers it."""
+    items = loader.items(loader.dearest_position)
+    tokens = [len(loader.corpus.tokens[item[0].index]) for item in items]
+    frames = [subsampled(subsampled(item_frames(item))) for item in items]
+    widths = Widths.of(config.trainer.precision, "cpu" if world.device.type == "cpu" else "cuda")
+    vocab_size = Tokenizer(config.tokenizer).vocab_size
+    size = lattice_bytes(config.model, list(zip(frames, tokens, strict=True)), vocab_size, widths)
+    knobs = ["data.max_seconds", "model.joiner.joiner_dim", "the vocabulary"]
+    knobs += ["trainer.precision=bf16"] if config.trainer.precision != "bf16" else []
+    knobs += ["model.loss=pruned"] if config.model.loss != "pruned" else ["model.prune_range"]
+    return (
+        f"lattice of the dearest batch, {len(items)} utterance(s) of up to {max(frames)} frames and {max(tokens)} "
+        f"tokens: {size / 1e6:.0f} MB at its peak; what lowers it: {', '.join(knobs)}"
     )
 
 

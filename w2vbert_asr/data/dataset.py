@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -120,11 +120,16 @@ class TrainLoader(Dataset[Batch]):
 
     def dearest(self) -> Batch:
         """This rank's share of the batch of the first epoch that costs most, to be tried before all others."""
+        return self[self.dearest_position]
+
+    @cached_property
+    def dearest_position(self) -> int:
+        """Where that batch stands."""
         plan = self.plan(0)
         frames, tokens = plan.batches.most(plan.items.frames), self._tokens(plan.items)
         most = np.zeros(len(plan)) if tokens is None else plan.batches.most(tokens)
         costs = plan.batches.sizes * self.cost.of(frames.astype(np.float64), most.astype(np.float64))
-        return self[int(np.argmax(costs))]
+        return int(np.argmax(costs))
 
     def position_to_epoch(self, position: int) -> tuple[int, int]:
         """(epoch, number of the batch in it)."""
