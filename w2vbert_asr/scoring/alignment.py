@@ -29,7 +29,7 @@ class Weights(NamedTuple):
 UNIT = Weights(1, 1, 1)
 SCLITE = Weights(4, 3, 3)
 
-_LETTERS = {"equal": "C", "replace": "S", "delete": "D", "insert": "I"}
+_LETTERS = {"replace": "S", "delete": "D", "insert": "I"}
 _C, _S, _D, _I = b"CSDI"
 _MAX_CELLS = 1 << 22
 
@@ -62,10 +62,14 @@ def pair_up(ref: Tokens, hyp: Tokens, steps: str) -> list[tuple[str | None, str 
 
 
 def _align_unit(ref: Tokens, hyp: Tokens) -> str:
-    return "".join(
-        _LETTERS[block.tag] * max(block.src_end - block.src_start, block.dest_end - block.dest_start)
-        for block in Levenshtein.opcodes(ref, hyp)
-    )
+    if ref == hyp:
+        return "C" * len(ref)
+    steps, done = [], 0  # done: reference tokens that have their letter
+    for tag, place, _ in Levenshtein.editops(ref, hyp).as_list():
+        steps.append("C" * (place - done) + _LETTERS[tag])
+        done = place if tag == "insert" else place + 1
+    steps.append("C" * (len(ref) - done))
+    return "".join(steps)
 
 
 def _common_ends(ref: Tokens, hyp: Tokens) -> tuple[int, int]:
