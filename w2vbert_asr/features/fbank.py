@@ -24,7 +24,7 @@ PREEMPHASIS = 0.97
 LOW_FREQUENCY = 20.0  # Hz
 ENERGY_FLOOR = torch.finfo(torch.float32).eps
 Count = TypeVar("Count", int, npt.NDArray[np.int64])
-CHUNK_FRAMES = 4096  # about 40 s at once: bounds the memory for recordings of any length
+CHUNK_FRAMES = 1024  # about 10 s at once: what is in between stays in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +105,13 @@ def _log_mel(samples: Tensor, config: FbankConfig) -> Tensor:
     frames = (samples * SAMPLE_SCALE).unfold(0, config.window, config.shift)
     frames = frames - frames.mean(dim=1, keepdim=True)
     window, filters = _constants(config, samples.device)
-    emphasized = frames.clone()
-    emphasized[:, 1:].sub_(frames[:, :-1], alpha=PREEMPHASIS)
-    emphasized[:, 0] *= 1 - PREEMPHASIS  # Kaldi repeats the first sample
+    padded = frames.new_zeros(len(frames), config.fft_size)  # here, or the transform would copy everything to pad it
+    emphasized = padded[:, : config.window]
+    torch.sub(frames[:, 1:], frames[:, :-1], alpha=PREEMPHASIS, out=emphasized[:, 1:])
+    torch.mul(frames[:, 0], 1 - PREEMPHASIS, out=emphasized[:, 0])  # Kaldi repeats the first sample
     emphasized *= window
-    spectrum = torch.view_as_real(torch.fft.rfft(emphasized, n=config.fft_size)).square_().sum(dim=2)
+    squares = torch.view_as_real(torch.fft.rfft(padded)).square_()
+    spectrum = squares[..., 0] + squares[..., 1]  # a sum over a dimension of two is five times as slow
     return (spectrum @ filters).clamp_(min=ENERGY_FLOOR).log_()
 
 
