@@ -8,7 +8,7 @@ which is taken: with unit costs the one that rapidfuzz takes (and so jiwer), wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,8 @@ def _align_unit(ref: Tokens, hyp: Tokens) -> str:
     if ref == hyp:
         return "C" * len(ref)
     steps, done = [], 0  # done: reference tokens that have their letter
-    for tag, place, _ in Levenshtein.editops(ref, hyp).as_list():
+    edits = cast("list[tuple[str, int, int]]", Levenshtein.editops(ref, hyp).as_list())  # faster than its own objects
+    for tag, place, _ in edits:
         steps.append("C" * (place - done) + _LETTERS[tag])
         done = place if tag == "insert" else place + 1
     steps.append("C" * (len(ref) - done))
