@@ -1,13 +1,18 @@
 """Building blocks against torch's own, and against what padding must not do."""
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
 from w2vbert_asr.batch import lengths_to_pad_mask
 from w2vbert_asr.counter_random import gumbel, normal, to_unit_interval, uniform
-from w2vbert_asr.modules.attention import SelfAttention
+from w2vbert_asr.modules import attention
+from w2vbert_asr.modules.attention import SelfAttention, attend
 from w2vbert_asr.modules.batch_norm import MaskedBatchNorm
 from w2vbert_asr.modules.conformer import ConformerBlock, ConformerConfig
+from w2vbert_asr.modules.depthwise import depthwise_conv
 from w2vbert_asr.modules.dropout import Dropout
 from w2vbert_asr.modules.quantizer import GumbelQuantizer, QuantizerConfig
 
@@ -133,3 +138,69 @@ def test_temperature_falls_geometrically_over_its_share() -> None:
     quantizer = GumbelQuantizer(4, QuantizerConfig(temperature_start=2.0, temperature_end=0.5, temperature_share=0.5))
     found = [quantizer.temperature(progress) for progress in (0.0, 0.25, 0.5, 1.0)]
     assert [round(value, 6) for value in found] == [2.0, 1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("heads_at_a_time", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_and_its_gradients_equal_the_formula_whatever_the_kernel(
+    dtype: torch.dtype, heads_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_MAX_WEIGHTS", heads_at_a_time * 9**2)
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 9, 3, 4, 8, dtype=dtype, requires_grad=True)
+    lens = [9, 4, 1]
+    pad_mask = lengths_to_pad_mask(torch.tensor(lens), 9)
+    weights = torch.randn(3, 9, 4, 8)
+    attend(qkv, pad_mask).float().mul(weights).masked_fill(pad_mask[:, :, None, None], 0.0).sum().backward()
+
+    exact = qkv.detach().double().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for item, length in enumerate(lens):
+        for head in range(4):
+            query, key, value = exact[item, :length, :, head].unbind(1)
+            context = torch.softmax(query @ key.T / math.sqrt(8), dim=-1) @ value
+            total = total + (context * weights[item, :length, head]).sum()
+    total.backward()
+    assert qkv.grad is not None and exact.grad is not None
+    assert not qkv.grad[pad_mask].any()
+    error = (qkv.grad - exact.grad).norm() / exact.grad.norm()
+    assert float(error) < (0.02 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_attention_in_bfloat16_passes_over_an_item_of_padding_only() -> None:
+    qkv = torch.randn(2, 5, 3, 2, 4, dtype=torch.bfloat16, requires_grad=True)
+    context = attend(qkv, lengths_to_pad_mask(torch.tensor([0, 5]), 5))
+    context.sum().backward()
+    assert not context[0].any() and context[1].all()
+    assert qkv.grad is not None and qkv.grad.isfinite().all() and not qkv.grad[0].any()
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_depthwise_convolution_and_its_gradients_equal_torchs(dtype: torch.dtype, kernel: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(6, 6, kernel, padding=kernel // 2, groups=6).to(dtype)
+    x = torch.randn(3, 11, 6, dtype=dtype, requires_grad=True)
+    weights = torch.randn(3, 11, 6)
+    given = (x, conv.weight, conv.bias)
+    y = depthwise_conv(x, conv.weight, conv.bias)
+    found = torch.autograd.grad((y.float() * weights).sum(), given)
+
+    exact = [one.detach().double().requires_grad_() for one in given]
+    slow = torch.zeros(3, 11, 6, dtype=torch.float64)
+    padded = nn.functional.pad(exact[0], (0, 0, kernel // 2, kernel // 2))
+    for place in range(kernel):
+        slow = slow + padded[:, place : place + 11] * exact[1][:, 0, place]
+    slow = slow + exact[2]
+    expected = torch.autograd.grad((slow * weights).sum(), exact)
+    tolerance = 0.01 if dtype == torch.bfloat16 else 1e-6
+    assert float((y - slow).norm() / slow.norm()) < tolerance
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert float((ours - theirs).norm() / theirs.norm()) < tolerance
+
+
+def test_depthwise_convolution_with_frozen_weights() -> None:
+    x, weight = torch.randn(2, 5, 3, requires_grad=True), torch.randn(3, 1, 3)
+    depthwise_conv(x, weight, torch.zeros(3)).sum().backward()
+    assert x.grad is not None and x.grad.any()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2vbert_asr.modules.batch_norm import MaskedBatchNorm
+from w2vbert_asr.modules.depthwise import depthwise_conv
 from w2vbert_asr.modules.dropout import Dropout
 
 
@@ -30,6 +31,7 @@ class ConvolutionModule(nn.Module):
         """(B, T, D), (B, T) True at padding -> (B, T, D), without the residual."""
         x = F.glu(self.gated(self.norm(x)), dim=-1)
         x = x.masked_fill(pad_mask[:, :, None], 0.0)  # the kernel reads zeros beyond the end, alone or padded
-        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        assert self.depthwise.bias is not None
+        x = depthwise_conv(x, self.depthwise.weight, self.depthwise.bias)
         x = self.inner_norm(x, pad_mask) if isinstance(self.inner_norm, MaskedBatchNorm) else self.inner_norm(x)
         return self.dropout(self.output(F.silu(x)))  # type: ignore[no-any-return]

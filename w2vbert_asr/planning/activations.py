@@ -57,7 +57,7 @@ class Widths:
         """As training in `precision` has them."""
         product = 2 if precision == "bf16" else 4
         if device == "cpu":
-            return Widths(product=product, norm=product, attention=FLOAT, dropout_mask=product)
+            return Widths(product=product, norm=product, attention=product, dropout_mask=product)
         return Widths(product=product, norm=FLOAT, attention=product, dropout_mask=1)
 
     def mask(self, dropout: float) -> int:
