@@ -45,7 +45,8 @@ def lhotse() -> Callable[[Any], Any]:
     extractor = Fbank(
         FbankConfig(
             sampling_rate=RATE, num_filters=BINS, dither=0.0, snip_edges=True, low_freq=20.0, high_freq=0.0,
-            preemph_coeff=0.97, remove_dc_offset=True, window_type="povey", use_energy=False, torchaudio_compatible_mel_scale=True,
+            preemph_coeff=0.97, remove_dc_offset=True, window_type="povey", use_energy=False,
+            torchaudio_compatible_mel_scale=True,
         )
     )  # fmt: skip
     return lambda samples: extractor.extract(samples * 32768.0, RATE)
