@@ -15,6 +15,7 @@ from w2vbert_asr.modules.conformer import ConformerBlock, ConformerConfig
 from w2vbert_asr.modules.depthwise import depthwise_conv
 from w2vbert_asr.modules.dropout import Dropout
 from w2vbert_asr.modules.quantizer import GumbelQuantizer, QuantizerConfig
+from w2vbert_asr.modules.subsampling import Subsampling, SubsamplingConfig
 
 
 def test_masked_batch_norm_equals_torchs_on_the_valid_frames() -> None:
@@ -204,3 +205,33 @@ def test_depthwise_convolution_with_frozen_weights() -> None:
     x, weight = torch.randn(2, 5, 3, requires_grad=True), torch.randn(3, 1, 3)
     depthwise_conv(x, weight, torch.zeros(3)).sum().backward()
     assert x.grad is not None and x.grad.any()
+
+
+def test_feature_encoder_in_bfloat16_equals_the_one_in_float32_to_its_rounding() -> None:
+    torch.manual_seed(0)
+    module = Subsampling(SubsamplingConfig(num_mel_bins=20, channels=8))
+    feats, lens = torch.randn(3, 50, 20), torch.tensor([50, 31, 7])
+    found = []
+    for in_bf16 in (False, True):
+        module.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=in_bf16):
+            features, feature_lens = module(feats, lens)
+        assert feature_lens.tolist() == [13, 8, 2]
+        valid = ~lengths_to_pad_mask(feature_lens, 13)
+        (features.float()[valid] ** 3).sum().backward()
+        found.append([features[valid].detach(), *(parameter.grad for parameter in module.parameters())])
+    for exact, rounded in zip(*found, strict=True):
+        assert float((exact - rounded.float()).norm() / exact.norm()) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_keeps_what_its_draws_say(dtype: torch.dtype) -> None:
+    x = torch.randn(7, 9, 3).to(dtype)
+    torch.manual_seed(3)
+    y = Dropout(0.25)(x)
+    torch.manual_seed(3)
+    words = torch.empty(48, dtype=torch.int64).random_(-(2**63), None).tolist()
+    levels = [(word >> shift) & 0xFFFF for word in words for shift in (0, 16, 32, 48)]
+    kept = [(level - 0x10000 if level >= 0x8000 else level) >= 0x4000 - 0x8000 for level in levels[: x.numel()]]
+    expected = x * torch.tensor(kept).view(x.shape).to(dtype) * torch.tensor(4 / 3, dtype=dtype)
+    torch.testing.assert_close(y, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-6, atol=0)

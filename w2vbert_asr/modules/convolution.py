@@ -30,7 +30,7 @@ class ConvolutionModule(nn.Module):
     def forward(self, x: Tensor, pad_mask: Tensor) -> Tensor:
         """(B, T, D), (B, T) True at padding -> (B, T, D), without the residual."""
         x = F.glu(self.gated(self.norm(x)), dim=-1)
-        x = x.masked_fill(pad_mask[:, :, None], 0.0)  # the kernel reads zeros beyond the end, alone or padded
+        x = x * (~pad_mask).to(x.dtype)[:, :, None]  # the kernel reads zeros beyond the end, alone or padded
         assert self.depthwise.bias is not None
         x = depthwise_conv(x, self.depthwise.weight, self.depthwise.bias)
         x = self.inner_norm(x, pad_mask) if isinstance(self.inner_norm, MaskedBatchNorm) else self.inner_norm(x)
