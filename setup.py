@@ -35,6 +35,7 @@ EXTRAS = {
     ],
     # Peers to measure against; lhotse imports urllib3 without asking for it.
     "bench": ["jiwer", "kaldi-native-fbank", "kaldialign", "lhotse", "urllib3"],
+    "peers": ["transformers"],  # large, and for tools/bench/pretrain.py alone, which says how ESPnet is added
 }
 
 setup(

@@ -46,6 +46,7 @@ EXTRAS = {
         "types-tqdm": "",
     },
     "bench": {**PEERS, "lhotse": "lhotse", "urllib3": "urllib3"},
+    "peers": {"transformers": "transformers"},
 }
 _TORCHAUDIO_REMEDY = (
     "install torch and torchaudio from one index, both with CUDA or both for the CPU (torchaudio from the default "
