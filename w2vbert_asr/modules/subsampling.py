@@ -48,7 +48,8 @@ class Subsampling(nn.Module):
         lens = subsampled(feat_lens)
         halved = subsampled(feats.shape[1])
         # In bf16 oneDNN and cuDNN are faster with channels last, in float32 oneDNN is not.
-        in_bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
+        device = x.device.type
+        in_bf16 = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         layout = torch.channels_last if in_bf16 else torch.contiguous_format
         x = self._convolve(self.conv1, x[:, None], layout)  # (B, C, T / 2, F / 2)
         x = x * (~lengths_to_pad_mask(lens, halved)).to(x.dtype)[:, None, :, None]
