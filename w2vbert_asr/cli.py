@@ -72,7 +72,7 @@ _TRAINING = (
     Arg("--allow-change", "resume although the configuration has changed", "trainer.allow_change", "flag"),
 )
 _SEARCH = (
-    Arg("--search", "greedy or beam", "search.name"),
+    Arg("--search", "greedy, beam, alsd or maes", "search.name"),
     Arg("--beam-size", "hypotheses kept", "search.beam_size", "int"),
     Arg("--device", "cpu, cuda or auto"),
 )

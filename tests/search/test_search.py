@@ -3,123 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
 
-from w2vbert_asr.losses.transducer import joint_transducer_loss
-from w2vbert_asr.models.decoder import DecoderConfig, LSTMDecoder
-from w2vbert_asr.models.joiner import Joiner, JoinerConfig
-from w2vbert_asr.search import Hypothesis, SearchConfig, beam, greedy, search
-
-BLANK = 0
-ENCODER_DIM = 6
-
-
-@dataclass
-class Model:
-    decoder: LSTMDecoder
-    joiner: Joiner
-    blank_id: int = BLANK
-
-
-def make_model(vocab_size: int, seed: int = 0, blank_bias: float = 1.0) -> Model:
-    torch.manual_seed(seed)
-    decoder = LSTMDecoder(vocab_size, BLANK, DecoderConfig(embedding_dim=4, hidden_dim=5, num_layers=2))
-    joiner = Joiner(ENCODER_DIM, 5, vocab_size, JoinerConfig(joiner_dim=8))
-    with torch.no_grad():
-        for parameter in [*decoder.parameters(), *joiner.parameters()]:
-            parameter.mul_(3.0)  # far from uniform
-        joiner.output.bias[BLANK] += blank_bias
-    return Model(decoder.double().eval(), joiner.double().eval())
-
-
-def encoder_output(*lens: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(len(lens), max(lens), ENCODER_DIM, dtype=torch.float64), torch.tensor(lens)
-
-
-class SlowModel:
-    """log P(symbol | frame, tokens) of one utterance, a cell at a time."""
-
-    def __init__(self, model: Model, encoder_out: Tensor) -> None:
-        self.model, self.encoder_out = model, encoder_out
-        self.cache: dict[tuple[int, ...], Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, frame: int, tokens: tuple[int, ...]) -> list[float]:
-        if tokens not in self.cache:
-            row = torch.tensor([tokens], dtype=torch.long)
-            decoder_out = self.model.decoder(row, torch.tensor([len(tokens)]))[0, -1]
-            encoder_proj = self.model.joiner.project_encoder(self.encoder_out)
-            logits = self.model.joiner(encoder_proj, self.model.joiner.project_decoder(decoder_out))
-            self.cache[tokens] = logits.log_softmax(-1)
-        log_probs: list[float] = self.cache[tokens][frame].tolist()
-        return log_probs
-
-
-@dataclass
-class Entry:
-    score: float
-    path: float
-    times: tuple[int, ...]
-    capped: bool = False
-
-
-def log_add(a: float, b: float) -> float:
-    high, low = max(a, b), min(a, b)
-    return high + math.log1p(math.exp(low - high))
-
-
-def slow_beam(model: Model, encoder_out: Tensor, size: int, cap: int) -> list[Hypothesis]:
-    """The search as beam.py defines it, with a dictionary; exhaustive where `size` is never reached."""
-    log_probs = SlowModel(model, encoder_out)
-    pool = {(): Entry(0.0, 0.0, ())}
-    for frame in range(len(encoder_out)):
-        active, ended = pool, dict[tuple[int, ...], Entry]()
-        for num_emitted in range(cap + 1):
-            grown: dict[tuple[int, ...], Entry] = {}
-            for tokens, entry in active.items():
-                row = log_probs(frame, tokens)
-                at_cap = num_emitted == cap
-                done = Entry(entry.score + row[BLANK], entry.path + row[BLANK], entry.times, entry.capped or at_cap)
-                if tokens in ended:
-                    best = max(done, ended[tokens], key=lambda one: one.path)
-                    done = Entry(log_add(done.score, ended[tokens].score), best.path, best.times, best.capped)
-                ended[tokens] = done
-                for token in range(1, len(row)) if not at_cap else ():
-                    scores = entry.score + row[token], entry.path + row[token]
-                    grown[(*tokens, token)] = Entry(*scores, (*entry.times, frame), entry.capped)
-            kept = sorted([*ended.items(), *grown.items()], key=lambda item: -item[1].score)[:size]
-            ended, active = (
-                {tokens: entry for tokens, entry in kept if group.get(tokens) is entry} for group in (ended, grown)
-            )
-        pool = ended
-    ranked = sorted(pool.items(), key=lambda item: -item[1].score)
-    return [Hypothesis(tokens, entry.score, entry.times, entry.capped) for tokens, entry in ranked]
-
-
-def slow_greedy(model: Model, encoder_out: Tensor, cap: int) -> Hypothesis:
-    log_probs = SlowModel(model, encoder_out)
-    tokens, times, score, capped = (), (), 0.0, False
-    for frame in range(len(encoder_out)):
-        for num_emitted in range(cap + 1):
-            row = log_probs(frame, tokens)
-            best = BLANK if num_emitted == cap else row.index(max(row))
-            capped |= num_emitted == cap
-            score += row[best]
-            if best == BLANK:
-                break
-            tokens, times = (*tokens, best), (*times, frame)
-    return Hypothesis(tokens, score, times, capped)
-
-
-def assert_same(actual: list[Hypothesis], expected: list[Hypothesis]) -> None:
-    assert [one.tokens for one in actual] == [one.tokens for one in expected]
-    assert [one.times for one in actual] == [one.times for one in expected]
-    assert [one.capped for one in actual] == [one.capped for one in expected]
-    assert [one.score for one in actual] == pytest.approx([one.score for one in expected], abs=1e-9)
+from tests.search.slow import (
+    assert_same,
+    best_path,
+    encoder_output,
+    exact_log_prob,
+    make_model,
+    slow_alsd,
+    slow_beam,
+    slow_greedy,
+    slow_maes,
+)
+from w2vbert_asr.search import Hypothesis, SearchConfig, alsd, beam, greedy, maes, search
 
 
 @pytest.mark.parametrize(("vocab_size", "cap", "num_frames"), [(2, 3, 4), (3, 2, 3), (4, 2, 2)])
@@ -134,21 +33,69 @@ def test_wide_beam_is_exhaustive(vocab_size: int, cap: int, num_frames: int) -> 
         assert any(one.capped for one in found) and not all(one.capped for one in found)
 
 
-def test_scores_of_a_wide_beam_are_the_exact_log_probabilities() -> None:
-    model = make_model(3, seed=1)
+WIDE = {
+    "beam": {"max_symbols_per_frame": 4},
+    "alsd": {"alsd_max_ratio": 4 / 3},
+    "maes": {"maes_steps": 4, "maes_gamma": 1e9},
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_wide_search_has_every_sequence_with_its_exact_log_probability_and_best_alignment(
+    name: str, seed: int
+) -> None:
+    model = make_model(3, seed)
     encoder_out, lens = encoder_output(3)
-    (found,) = beam(model, encoder_out, lens, SearchConfig(beam_size=2000, max_symbols_per_frame=4))
-    short = [one for one in found if len(one.tokens) <= 4]  # no frame can have emitted more than the cap
-    assert len(short) == 31
+    config = SearchConfig(name=name, beam_size=2000, **WIDE[name])  # type: ignore[arg-type]
+    (found,) = search(model, encoder_out, lens, config)
+    short = [one for one in found if len(one.tokens) <= 4]  # no frame, and no utterance, can have more than the cap
+    assert len({one.tokens for one in short}) == len(short) == 31
     for hypothesis in short:
-        tokens, token_lens = torch.tensor([hypothesis.tokens]).long(), torch.tensor([len(hypothesis.tokens)])
-        encoder_proj = model.joiner.project_encoder(encoder_out)
-        decoder_proj = model.joiner.project_decoder(model.decoder(tokens, token_lens))
-        output = model.joiner.output
-        loss = joint_transducer_loss(
-            encoder_proj, decoder_proj, output.weight, output.bias, tokens, lens, token_lens, BLANK
-        )
-        assert hypothesis.score == pytest.approx(-loss.item(), abs=1e-10)
+        assert hypothesis.score == pytest.approx(exact_log_prob(model, encoder_out, hypothesis.tokens), abs=1e-10)
+        assert hypothesis.times == best_path(model, encoder_out[0], hypothesis.tokens)
+    if name == "alsd":
+        assert short == found
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_no_score_is_above_the_exact_log_probability_and_most_are_near(name: str) -> None:
+    """What a narrow search has lost can only be missing."""
+    model = make_model(6, seed=11, blank_bias=4.0)
+    encoder_out, lens = encoder_output(20)
+    (found,) = search(model, encoder_out, lens, SearchConfig(name=name, beam_size=6))  # type: ignore[arg-type]
+    missing = [exact_log_prob(model, encoder_out, one.tokens) - one.score for one in found]
+    assert min(missing) > -1e-9 and missing[0] < 0.5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize(("blank_bias", "ratio"), [(0.0, 2.0), (2.0, 0.7), (2.0, 0.1)])
+def test_alsd_equals_the_slow_loop(size: int, blank_bias: float, ratio: float) -> None:
+    model = make_model(5, seed=size, blank_bias=blank_bias)
+    encoder_out, lens = encoder_output(12, 30, 1, 21)
+    found = alsd(model, encoder_out, lens, SearchConfig(beam_size=size, alsd_max_ratio=ratio))
+    for own, frames, num_frames in zip(found, encoder_out, lens.tolist(), strict=True):
+        assert_same(own, slow_alsd(model, frames[:num_frames], size, ratio))
+    if ratio == 0.1:
+        assert any(one.capped for own in found for one in own)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize(("blank_bias", "steps", "gamma"), [(0.0, 2, 2.3), (2.0, 1, 5.0), (0.0, 3, 1e9)])
+def test_maes_equals_the_slow_loop(size: int, blank_bias: float, steps: int, gamma: float) -> None:
+    model = make_model(5, seed=size, blank_bias=blank_bias)
+    encoder_out, lens = encoder_output(12, 30, 1, 21)
+    found = maes(model, encoder_out, lens, SearchConfig(beam_size=size, maes_steps=steps, maes_gamma=gamma))
+    for own, frames, num_frames in zip(found, encoder_out, lens.tolist(), strict=True):
+        assert_same(own, slow_maes(model, frames[:num_frames], size, steps, gamma))
+
+
+def test_a_small_gamma_prunes() -> None:
+    model = make_model(5, seed=1, blank_bias=0.0)
+    encoder_out, lens = encoder_output(25)
+    (wide,), (narrow,) = (maes(model, encoder_out, lens, SearchConfig(maes_gamma=gamma)) for gamma in (1e9, 0.1))
+    assert [one.tokens for one in wide] != [one.tokens for one in narrow]
+    assert wide[0].score > narrow[0].score
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
@@ -173,7 +120,21 @@ def test_greedy_equals_the_slow_loop_and_beam_one(seed: int) -> None:
     assert any(one.tokens for one in found)
 
 
-@pytest.mark.parametrize("name", ["greedy", "beam"])
+@pytest.mark.parametrize("seed", range(4))
+def test_alsd_with_one_hypothesis_is_greedy_search_up_to_its_cap(seed: int) -> None:
+    model = make_model(6, seed, blank_bias=seed + 1.0)
+    encoder_out, lens = encoder_output(20, 7, 1, 12)
+    found = alsd(model, encoder_out, lens, SearchConfig(beam_size=1, alsd_max_ratio=2.0))
+    expected = greedy(model, encoder_out, lens, SearchConfig(max_symbols_per_frame=40))
+    for (own,), same, num_frames in zip(found, expected, lens.tolist(), strict=True):
+        most = 2 * num_frames
+        assert own.tokens == same.tokens[:most] and own.times == same.times[:most]
+        assert own.capped == (len(same.tokens) >= most)
+        assert own.capped or own.score == pytest.approx(same.score, abs=1e-9)
+    assert any(one.tokens for one in expected)
+
+
+@pytest.mark.parametrize("name", ["greedy", "beam", "alsd", "maes"])
 def test_alone_equals_padded_among_longer_ones(name: str) -> None:
     model = make_model(7, seed=3)
     encoder_out, lens = encoder_output(19, 33, 0, 4)
@@ -186,22 +147,27 @@ def test_alone_equals_padded_among_longer_ones(name: str) -> None:
     assert together[2] == [Hypothesis((), 0.0, (), False)]
 
 
-@pytest.mark.parametrize("name", ["greedy", "beam"])
+@pytest.mark.parametrize("name", ["greedy", "beam", "alsd", "maes"])
 def test_a_model_without_blanks_ends_at_the_cap_and_is_flagged(name: str) -> None:
     model = make_model(4, blank_bias=-50.0)
     encoder_out, lens = encoder_output(6, 3)
-    config = SearchConfig(name=name, beam_size=3, max_symbols_per_frame=5)
+    config = SearchConfig(name=name, beam_size=3, max_symbols_per_frame=5, maes_steps=5, alsd_max_ratio=5.0)
     for hypotheses, num_frames in zip(search(model, encoder_out, lens, config), lens.tolist(), strict=True):
         assert hypotheses[0].capped
-        assert hypotheses[0].times == tuple(t for t in range(num_frames) for _ in range(5))
+        if name == "alsd":  # its cap is on the utterance
+            assert len(hypotheses[0].times) == 5 * num_frames
+        else:
+            assert hypotheses[0].times == tuple(t for t in range(num_frames) for _ in range(5))
     calm = search(make_model(4, blank_bias=50.0), encoder_out, lens, config)
     assert all(own[0].tokens == () and not own[0].capped for own in calm)
 
 
-def test_beam_larger_than_the_vocabulary() -> None:
+@pytest.mark.parametrize("name", WIDE)
+def test_beam_larger_than_the_vocabulary(name: str) -> None:
     model = make_model(2)
     encoder_out, lens = encoder_output(5, 2)
-    found = beam(model, encoder_out, lens, SearchConfig(beam_size=64, max_symbols_per_frame=3))
+    caps = {"max_symbols_per_frame": 3, "maes_steps": 3, "maes_gamma": 1e9, "alsd_max_ratio": 3.0}
+    found = search(model, encoder_out, lens, SearchConfig(name=name, beam_size=64, **caps))  # type: ignore[arg-type]
     assert [len(own) for own in found] == [16, 7]  # every length from 0 to 3 tokens a frame
 
 
@@ -226,8 +192,12 @@ def test_a_wider_beam_finds_better_hypotheses() -> None:
 
 
 def test_settings_out_of_range_are_named() -> None:
-    problems = SearchConfig(beam_size=0, max_symbols_per_frame=-1).problems()
-    assert problems == [
+    config = SearchConfig(beam_size=0, max_symbols_per_frame=-1, maes_steps=0, alsd_max_ratio=0.0, maes_gamma=math.nan)
+    assert config.problems() == [
         "beam_size: expected at least 1, found 0",
         "max_symbols_per_frame: expected at least 1, found -1",
+        "maes_steps: expected at least 1, found 0",
+        "alsd_max_ratio: expected a number above 0, found 0.0",
+        "maes_gamma: expected a number above 0, found nan",
     ]
+    assert SearchConfig().problems() == []

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from w2vbert_asr.search.alsd import alsd
 from w2vbert_asr.search.beam import beam
 from w2vbert_asr.search.greedy import greedy
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
 from w2vbert_asr.search.interface import Searchable
+from w2vbert_asr.search.maes import maes
 
-__all__ = ["Hypothesis", "SearchConfig", "Searchable", "beam", "greedy", "search"]
+__all__ = ["Hypothesis", "SearchConfig", "Searchable", "alsd", "beam", "greedy", "maes", "search"]
 
 
 def _greedy(model: Searchable, encoder_out: Tensor, lens: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
@@ -21,6 +23,8 @@ def _greedy(model: Searchable, encoder_out: Tensor, lens: Tensor, config: Search
 SEARCHES: dict[str, Callable[[Searchable, Tensor, Tensor, SearchConfig], list[list[Hypothesis]]]] = {
     "greedy": _greedy,
     "beam": beam,
+    "alsd": alsd,
+    "maes": maes,
 }
 
 

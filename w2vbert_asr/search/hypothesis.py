@@ -23,19 +23,29 @@ class Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """beam_size: hypotheses kept an utterance (beam). max_symbols_per_frame: tokens that one frame may emit.
+    """beam_size: hypotheses kept an utterance (beam, alsd, maes). max_symbols_per_frame: tokens that one frame may emit
+    (greedy, beam).
 
-    length_normalization (beam): rank the final hypotheses by score / (tokens + 1); the scores stay as they are.
+    alsd_max_ratio: tokens that an utterance may have, for each of its encoder frames. maes_steps: tokens that one frame
+    may emit; maes_gamma: natural log probability within which of a hypothesis's best symbol tokens are tried.
+    length_normalization (not greedy): rank the final hypotheses by score / (tokens + 1); the scores stay as they are.
     """
 
-    name: Literal["greedy", "beam"] = "beam"
+    name: Literal["greedy", "beam", "alsd", "maes"] = "beam"
     beam_size: int = 8
     max_symbols_per_frame: int = 10
+    alsd_max_ratio: float = 1.0
+    maes_steps: int = 2
+    maes_gamma: float = 2.3
     length_normalization: bool = False
 
     def problems(self) -> list[str]:
-        return [
+        found = [
             f"{name}: expected at least 1, found {getattr(self, name)}"
-            for name in ("beam_size", "max_symbols_per_frame")
+            for name in ("beam_size", "max_symbols_per_frame", "maes_steps")
             if getattr(self, name) < 1
         ]
+        for name in ("alsd_max_ratio", "maes_gamma"):
+            if not getattr(self, name) > 0:
+                found.append(f"{name}: expected a number above 0, found {getattr(self, name)}")
+        return found

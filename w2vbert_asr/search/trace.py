@@ -25,9 +25,9 @@ class Trace:
         self.parts: list[Tensor] = []  # (3, n) each: parent node, token, frame
         self.size = 0
 
-    def emit(self, parents: Tensor, tokens: Tensor, frame: int) -> Tensor:
-        """Tokens (N,) after the nodes `parents` (N,) -> new nodes (N,)."""
-        self.parts.append(torch.stack([parents, tokens, torch.full_like(tokens, frame)]))
+    def emit(self, parents: Tensor, tokens: Tensor, frames: Tensor) -> Tensor:
+        """Tokens (N,) at `frames` (N,) after the nodes `parents` (N,) -> new nodes (N,)."""
+        self.parts.append(torch.stack([parents, tokens, frames]))
         nodes = torch.arange(self.size, self.size + len(tokens), device=tokens.device)
         self.size += len(tokens)
         return nodes

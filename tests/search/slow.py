@@ -1,0 +1,211 @@
+"""Small models, and the searches as slow loops over dictionaries, one utterance, hypothesis and symbol at a time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from w2vbert_asr.losses.transducer import joint_transducer_loss
+from w2vbert_asr.models.decoder import DecoderConfig, LSTMDecoder
+from w2vbert_asr.models.joiner import Joiner, JoinerConfig
+from w2vbert_asr.search import Hypothesis
+
+BLANK = 0
+ENCODER_DIM = 6
+
+
+@dataclass
+class Model:
+    decoder: LSTMDecoder
+    joiner: Joiner
+    blank_id: int = BLANK
+
+
+def make_model(vocab_size: int, seed: int = 0, blank_bias: float = 1.0) -> Model:
+    torch.manual_seed(seed)
+    decoder = LSTMDecoder(vocab_size, BLANK, DecoderConfig(embedding_dim=4, hidden_dim=5, num_layers=2))
+    joiner = Joiner(ENCODER_DIM, 5, vocab_size, JoinerConfig(joiner_dim=8))
+    with torch.no_grad():
+        for parameter in [*decoder.parameters(), *joiner.parameters()]:
+            parameter.mul_(3.0)  # far from uniform
+        joiner.output.bias[BLANK] += blank_bias
+    return Model(decoder.double().eval(), joiner.double().eval())
+
+
+def encoder_output(*lens: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(len(lens), max(lens), ENCODER_DIM, dtype=torch.float64), torch.tensor(lens)
+
+
+class SlowModel:
+    """log P(symbol | frame, tokens) of one utterance, a cell at a time."""
+
+    def __init__(self, model: Model, encoder_out: Tensor) -> None:
+        self.model, self.encoder_out = model, encoder_out
+        self.cache: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, frame: int, tokens: tuple[int, ...]) -> list[float]:
+        if tokens not in self.cache:
+            row = torch.tensor([tokens], dtype=torch.long)
+            decoder_out = self.model.decoder(row, torch.tensor([len(tokens)]))[0, -1]
+            encoder_proj = self.model.joiner.project_encoder(self.encoder_out)
+            logits = self.model.joiner(encoder_proj, self.model.joiner.project_decoder(decoder_out))
+            self.cache[tokens] = logits.log_softmax(-1)
+        log_probs: list[float] = self.cache[tokens][frame].tolist()
+        return log_probs
+
+
+@dataclass
+class Entry:
+    score: float
+    path: float
+    times: tuple[int, ...]
+    capped: bool = False
+
+
+def log_add(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high + math.log1p(math.exp(low - high))
+
+
+def slow_beam(model: Model, encoder_out: Tensor, size: int, cap: int) -> list[Hypothesis]:
+    """The search as beam.py defines it, with a dictionary; exhaustive where `size` is never reached."""
+    log_probs = SlowModel(model, encoder_out)
+    pool = {(): Entry(0.0, 0.0, ())}
+    for frame in range(len(encoder_out)):
+        active, ended = pool, dict[tuple[int, ...], Entry]()
+        for num_emitted in range(cap + 1):
+            grown: dict[tuple[int, ...], Entry] = {}
+            for tokens, entry in active.items():
+                row = log_probs(frame, tokens)
+                at_cap = num_emitted == cap
+                done = Entry(entry.score + row[BLANK], entry.path + row[BLANK], entry.times, entry.capped or at_cap)
+                if tokens in ended:
+                    best = max(done, ended[tokens], key=lambda one: one.path)
+                    done = Entry(log_add(done.score, ended[tokens].score), best.path, best.times, best.capped)
+                ended[tokens] = done
+                for token in range(1, len(row)) if not at_cap else ():
+                    scores = entry.score + row[token], entry.path + row[token]
+                    grown[(*tokens, token)] = Entry(*scores, (*entry.times, frame), entry.capped)
+            kept = sorted([*ended.items(), *grown.items()], key=lambda item: -item[1].score)[:size]
+            ended, active = (
+                {tokens: entry for tokens, entry in kept if group.get(tokens) is entry} for group in (ended, grown)
+            )
+        pool = ended
+    ranked = sorted(pool.items(), key=lambda item: -item[1].score)
+    return [Hypothesis(tokens, entry.score, entry.times, entry.capped) for tokens, entry in ranked]
+
+
+def slow_greedy(model: Model, encoder_out: Tensor, cap: int) -> Hypothesis:
+    log_probs = SlowModel(model, encoder_out)
+    tokens, times, score, capped = (), (), 0.0, False
+    for frame in range(len(encoder_out)):
+        for num_emitted in range(cap + 1):
+            row = log_probs(frame, tokens)
+            best = BLANK if num_emitted == cap else row.index(max(row))
+            capped |= num_emitted == cap
+            score += row[best]
+            if best == BLANK:
+                break
+            tokens, times = (*tokens, best), (*times, frame)
+    return Hypothesis(tokens, score, times, capped)
+
+
+def assert_same(actual: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [one.tokens for one in actual] == [one.tokens for one in expected]
+    assert [one.times for one in actual] == [one.times for one in expected]
+    assert [one.capped for one in actual] == [one.capped for one in expected]
+    assert [one.score for one in actual] == pytest.approx([one.score for one in expected], abs=1e-9)
+
+
+def exact_log_prob(model: Model, encoder_out: Tensor, tokens: tuple[int, ...]) -> float:
+    """log P(tokens | one utterance's frames (1, T, E)) by the loss, over all alignments."""
+    rows, token_lens = torch.tensor([tokens]).long(), torch.tensor([len(tokens)])
+    encoder_proj = model.joiner.project_encoder(encoder_out)
+    decoder_proj = model.joiner.project_decoder(model.decoder(rows, token_lens))
+    output = model.joiner.output
+    lens = torch.tensor([encoder_out.shape[1]])
+    loss = joint_transducer_loss(encoder_proj, decoder_proj, output.weight, output.bias, rows, lens, token_lens, BLANK)
+    return -loss.item()
+
+
+def slow_alsd(model: Model, encoder_out: Tensor, size: int, ratio: float) -> list[Hypothesis]:
+    """The search as alsd.py defines it; without its early end, which must not change anything."""
+    log_probs = SlowModel(model, encoder_out)
+    num_frames, most = len(encoder_out), math.ceil(ratio * len(encoder_out))
+    pool, finished = {(): Entry(0.0, 0.0, ())}, dict[tuple[int, ...], Entry]()
+    for num_moves in range(num_frames + most):
+        reached: dict[tuple[int, ...], list[Entry]] = {}
+        for tokens, entry in pool.items():
+            frame = num_moves - len(tokens)
+            row = log_probs(frame, tokens)
+            at_cap = len(tokens) == most
+            capped = entry.capped or at_cap
+            done = Entry(entry.score + row[BLANK], entry.path + row[BLANK], entry.times, capped)
+            reached.setdefault(tokens, []).append(done)
+            for token in range(1, len(row)) if not at_cap else ():
+                scores = entry.score + row[token], entry.path + row[token]
+                longer = Entry(*scores, (*entry.times, frame), entry.capped)
+                reached.setdefault((*tokens, token), []).append(longer)
+        merged = {tokens: merge(entries) for tokens, entries in reached.items()}
+        pool = dict(sorted(merged.items(), key=lambda item: -item[1].score)[:size])
+        ended = {tokens: entry for tokens, entry in pool.items() if num_moves + 1 - len(tokens) == num_frames}
+        finished = dict(sorted({**finished, **ended}.items(), key=lambda item: -item[1].score)[:size])
+        pool = {tokens: entry for tokens, entry in pool.items() if tokens not in ended}
+    return ranked(finished)
+
+
+def slow_maes(model: Model, encoder_out: Tensor, size: int, steps: int, gamma: float) -> list[Hypothesis]:
+    """The search as maes.py defines it."""
+    log_probs = SlowModel(model, encoder_out)
+    pool = {(): Entry(0.0, 0.0, ())}
+    for frame in range(len(encoder_out)):
+        active, ended = pool, dict[tuple[int, ...], Entry]()
+        for num_emitted in range(steps + 1):
+            grown: dict[tuple[int, ...], Entry] = {}
+            for tokens, entry in active.items():
+                row = log_probs(frame, tokens)
+                at_cap = num_emitted == steps
+                done = Entry(entry.score + row[BLANK], entry.path + row[BLANK], entry.times, entry.capped or at_cap)
+                if at_cap or row[BLANK] >= max(row) - gamma:
+                    ended[tokens] = merge([done, ended[tokens]]) if tokens in ended else done
+                for token in range(1, len(row)) if not at_cap else ():
+                    if row[token] >= max(row) - gamma:
+                        scores = entry.score + row[token], entry.path + row[token]
+                        grown[(*tokens, token)] = Entry(*scores, (*entry.times, frame), entry.capped)
+            ended = dict(sorted(ended.items(), key=lambda item: -item[1].score)[:size])
+            worst = min(entry.score for entry in ended.values()) if len(ended) == size else -math.inf
+            better = [item for item in grown.items() if item[1].score > worst]
+            active = dict(sorted(better, key=lambda item: -item[1].score)[:size])
+        pool = ended
+    return ranked(pool)
+
+
+def merge(entries: list[Entry]) -> Entry:
+    best = max(entries, key=lambda one: one.path)
+    score = entries[0].score if len(entries) == 1 else log_add(*(one.score for one in entries))
+    return Entry(score, best.path, best.times, best.capped)
+
+
+def ranked(pool: dict[tuple[int, ...], Entry]) -> list[Hypothesis]:
+    best_first = sorted(pool.items(), key=lambda item: -item[1].score)
+    return [Hypothesis(tokens, entry.score, entry.times, entry.capped) for tokens, entry in best_first]
+
+
+def best_path(model: Model, encoder_out: Tensor, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """The frames of the most probable alignment, by trying them all."""
+    log_probs = SlowModel(model, encoder_out)
+
+    def score(frames: tuple[int, ...]) -> float:
+        labels = sum(log_probs(frame, tokens[:u])[tokens[u]] for u, frame in enumerate(frames))
+        blanks = sum(
+            log_probs(frame, tokens[: sum(one <= frame for one in frames)])[BLANK] for frame in range(len(encoder_out))
+        )
+        return labels + blanks
+
+    return max(itertools.combinations_with_replacement(range(len(encoder_out)), len(tokens)), key=score)
