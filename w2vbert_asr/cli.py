@@ -163,6 +163,16 @@ VERBS: dict[str, Verb] = {
             *_SEARCH,
         ),
     ),
+    "rescore": Verb(
+        "exact log P(text | audio) of the n-best hypotheses of a decoding, over all alignments",
+        (
+            _path("--model", "model folder or experiment"),
+            _path("--data", "data directory that was decoded"),
+            _path("--hyp", "folder of the hypotheses"),
+            _path("--out", "folder to write, with the hypotheses ranked anew"),
+            Arg("--device", "cpu, cuda or auto"),
+        ),
+    ),
     "score": Verb(
         "WER and CER",
         (

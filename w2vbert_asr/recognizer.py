@@ -5,6 +5,7 @@ Dimension letters: N samples, B batch, T frames, F mel bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from w2vbert_asr.errors import ConfigError
 from w2vbert_asr.features.fbank import FbankConfig, fbank
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.transducer import Transducer
-from w2vbert_asr.search import Hypothesis, SearchConfig, search
+from w2vbert_asr.search import Hypothesis, SearchConfig, exact_log_probs, search
 from w2vbert_asr.text.tokenizer import Tokenizer
 
 FRAME_SECONDS = 0.04  # of an encoder frame
@@ -67,17 +68,36 @@ class Recognizer:
 
     def decode(self, feats: Sequence[Tensor]) -> list[list[Hypothesis]]:
         """N-best hypotheses, best first, of some utterances' raw filterbanks (T, F), decoded as one batch."""
+        silence = [Hypothesis(tokens=(), score=0.0, times=(), capped=False)]
+        spoken = [index for index, one in enumerate(feats) if len(one) >= _MIN_FRAMES]
+        found = [silence] * len(feats)
+        if spoken:
+            with torch.inference_mode():
+                encoder_out, lens = self._encode([feats[index] for index in spoken])
+                for index, own in zip(spoken, search(self.model, encoder_out, lens, self.config), strict=True):
+                    found[index] = own
+        return found
+
+    def log_probs(self, feats: Sequence[Tensor], tokens: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+        """Exact natural log P, over all alignments, of each utterance's token sequences (ids), given raw filterbanks.
+
+        Without a frame only the empty sequence is possible.
+        """
+        spoken = [index for index, one in enumerate(feats) if len(one) >= _MIN_FRAMES]
+        found = [[-math.inf if ids else 0.0 for ids in own] for own in tokens]
+        if spoken:
+            with torch.inference_mode():
+                encoder_out, lens = self._encode([feats[index] for index in spoken])
+                values = exact_log_probs(self.model, encoder_out, lens, [tokens[index] for index in spoken])
+                for index, own in zip(spoken, values, strict=True):
+                    found[index] = own
+        return found
+
+    def _encode(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         normalized = [self.stats.normalize(one) for one in feats]
         lens = torch.tensor([len(one) for one in normalized])
-        if int(lens.min()) < _MIN_FRAMES:
-            spoken = [index for index, one in enumerate(normalized) if len(one) >= _MIN_FRAMES]
-            found = iter(self.decode([feats[index] for index in spoken])) if spoken else iter(())
-            silence = Hypothesis(tokens=(), score=0.0, times=(), capped=False)
-            return [next(found) if index in set(spoken) else [silence] for index in range(len(feats))]
         padded = torch.nn.utils.rnn.pad_sequence(normalized, batch_first=True)
-        with torch.inference_mode():
-            encoder_out, encoder_out_lens = self.model.encode(padded.to(self.device), lens.to(self.device))
-            return search(self.model, encoder_out, encoder_out_lens, self.config)
+        return self.model.encode(padded.to(self.device), lens.to(self.device))
 
     def transcript(self, hypothesis: Hypothesis) -> Transcript:
         """A hypothesis in words."""

@@ -55,7 +55,7 @@ def run(config: Config) -> dict[str, object]:
                 **dataclasses.asdict(best),
                 "capped": hypotheses[0].capped,
                 "nbest": [
-                    {"text": recognizer.transcript(one).text, "score": one.score}
+                    {"text": recognizer.transcript(one).text, "token_ids": one.tokens, "score": one.score}
                     for one in hypotheses[: config.num_best]
                 ],
             }

@@ -8,12 +8,23 @@ from torch import Tensor
 
 from w2vbert_asr.search.alsd import alsd
 from w2vbert_asr.search.beam import beam
+from w2vbert_asr.search.exact import exact_log_probs
 from w2vbert_asr.search.greedy import greedy
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
 from w2vbert_asr.search.interface import Searchable
 from w2vbert_asr.search.maes import maes
 
-__all__ = ["Hypothesis", "SearchConfig", "Searchable", "alsd", "beam", "greedy", "maes", "search"]
+__all__ = [
+    "Hypothesis",
+    "SearchConfig",
+    "Searchable",
+    "alsd",
+    "beam",
+    "exact_log_probs",
+    "greedy",
+    "maes",
+    "search",
+]
 
 
 def _greedy(model: Searchable, encoder_out: Tensor, lens: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
