@@ -69,3 +69,18 @@ def test_settings_out_of_range_are_named() -> None:
         "hidden_dim: expected at least 1, found 0",
         "dropout: expected a probability below 1, found 1.0",
     ]
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_a_branch_is_a_step(num_layers: int) -> None:
+    torch.manual_seed(0)
+    config = DecoderConfig(embedding_dim=4, hidden_dim=6, num_layers=num_layers)
+    decoder = LSTMDecoder(9, 0, config).double().eval()
+    _, state = decoder.step(torch.tensor([3, 0]), decoder.initial_state(2, "cpu"))
+    parents, tokens = torch.tensor([0, 1, 1, 0]), torch.tensor([5, 5, 0, 7])
+    gates = decoder.recurrent_gates(state).index_select(1, parents)
+    out, new = decoder.branch(tokens, gates, state.cell.index_select(1, parents))
+    expected, after = decoder.step(tokens, state.select(parents))
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(new.hidden, after.hidden, atol=1e-12, rtol=0)
+    torch.testing.assert_close(new.cell, after.cell, atol=1e-12, rtol=0)

@@ -39,9 +39,12 @@ def test_vectors_are_those_of_the_decoder_and_known_prefixes_cost_nothing(
 ) -> None:
     states = PrefixStates(model, 2, 4, torch.device("cpu"))
     steps: list[int] = []
-    step = model.decoder.step
+    branch, gates_of, prepared = model.decoder.branch, model.decoder.recurrent_gates, []
     monkeypatch.setattr(
-        model.decoder, "step", lambda tokens, state: (steps.append(len(tokens)), step(tokens, state))[1]
+        model.decoder, "branch", lambda tokens, *more: (steps.append(len(tokens)), branch(tokens, *more))[1]
+    )
+    monkeypatch.setattr(
+        model.decoder, "recurrent_gates", lambda state: (prepared.append(state.hidden.shape[1]), gates_of(state))[1]
     )
     roots = states.root_slots
 
@@ -60,6 +63,7 @@ def test_vectors_are_those_of_the_decoder_and_known_prefixes_cost_nothing(
 
     again = extend(second, [0, 0, 1], roots[[0, 0, 1]], [8, 5, 7], extend_key(root_keys, torch.tensor([8, 5, 7])))
     assert steps == [3, 2, 1]  # only the 5 is new
+    assert prepared == [2, 2]  # the roots, of which one has two continuations; what grew out of them
     assert again[0] == first[1] and again[2] == first[2]
     torch.testing.assert_close(states.vectors[again[1]], exact(model, [5]))
     assert again[1] not in [*second.tolist(), first[1].item()]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2vbert_asr.batch import lengths_to_pad_mask
@@ -99,3 +100,24 @@ class LSTMDecoder(nn.Module):
         inputs = self.dropout(self.embedding(tokens[:, None]))
         outputs, (hidden, cell) = self.lstm(inputs, (state.hidden, state.cell))
         return self.dropout(outputs[:, 0]), DecoderState(hidden, cell)
+
+    def recurrent_gates(self, state: DecoderState) -> Tensor:
+        """What the states of N sequences add to the gates of any next token: (L, N, 4 H)."""
+        layers = range(self.lstm.num_layers)
+        weights = [(getattr(self.lstm, f"weight_hh_l{n}"), getattr(self.lstm, f"bias_hh_l{n}")) for n in layers]
+        return torch.stack([F.linear(state.hidden[n], *weights[n]) for n in layers])
+
+    def branch(self, tokens: Tensor, gates: Tensor, cell: Tensor) -> tuple[Tensor, DecoderState]:
+        """`step` from the `recurrent_gates` (L, N, 4 H) and the cells (L, N, H) of the sequences before: these gates
+        serve all tokens that may follow a sequence.
+        """
+        outputs: Tensor = self.dropout(self.embedding(tokens))
+        hiddens, cells = [], []
+        for n in range(self.lstm.num_layers):
+            weight, bias = getattr(self.lstm, f"weight_ih_l{n}"), getattr(self.lstm, f"bias_ih_l{n}")
+            take, keep, candidate, output = (F.linear(outputs, weight, bias) + gates[n]).chunk(4, 1)
+            take, keep = take.sigmoid(), keep.sigmoid()
+            cells.append(keep * cell[n] + take * candidate.tanh())
+            hiddens.append(output.sigmoid() * cells[-1].tanh())
+            outputs = self.dropout(hiddens[-1])
+        return outputs, DecoderState(torch.stack(hiddens), torch.stack(cells))

@@ -1,7 +1,8 @@
 """Decoder vectors and states kept by token prefix, so that a prefix met again costs no decoder step.
 
-A beam meets the same few continuations of a prefix at frame after frame. Every utterance has a number of slots; a new
-prefix takes the one that was in use longest ago.
+A beam meets the same few continuations of a prefix at frame after frame, and drops most prefixes before they grow. So
+what a prefix gives to its continuations is made when it first grows, once for all of them. Every utterance has a
+number of slots; a new prefix takes the one that was in use longest ago.
 
 Dimension letters: B batch, C slots an utterance, N new prefixes, J joiner, L layers, H hidden.
 """
@@ -46,6 +47,9 @@ class PrefixStates:
         everywhere = torch.arange(batch, device=device).repeat_interleave(slots_per_utterance)
         self.vectors = vectors.index_select(0, everywhere)  # (B * C, J)
         self.state: DecoderState = state.select(everywhere)  # (L, B * C, H)
+        self.gates = torch.zeros(*self.state.hidden.shape[:2], 4 * self.state.hidden.shape[2], device=device)
+        self.gates = self.gates.to(self.state.hidden.dtype)  # (L, B * C, 4 H), of the prefixes that were extended
+        self.has_gates = torch.zeros(len(everywhere), dtype=torch.bool, device=device)
 
     def extend(self, slots_in_use: Tensor, utterance: Tensor, slots: Tensor, tokens: Tensor, keys: Tensor) -> Tensor:
         """Slots (N,) of new prefixes: those in `slots` (N,), each longer by one of `tokens` (N,), with `keys` (N,).
@@ -63,12 +67,23 @@ class PrefixStates:
         new = (~known).nonzero()[:, 0]
         if len(new) > 0:
             own_slots[new] = fresh = self._oldest(utterance[new])
-            decoder_out, state = self.model.decoder.step(tokens[new], self.state.select(slots[new]))
+            parents = slots[new]
+            self._prepare(parents)
+            gates, cells = self.gates.index_select(1, parents), self.state.cell.index_select(1, parents)
+            decoder_out, state = self.model.decoder.branch(tokens[new], gates, cells)
+            self.has_gates[fresh] = False
             self.vectors.index_copy_(0, fresh, self.model.joiner.project_decoder(decoder_out))
             self.state.put(fresh, state)
             self.keys.view(-1)[fresh] = keys[new]
             self.last_use.view(-1)[fresh] = self.clock
         return own_slots
+
+    def _prepare(self, parents: Tensor) -> None:
+        """Make the gates of those slots (N,) that have none yet."""
+        lacking = torch.unique(parents[~self.has_gates[parents]])
+        if len(lacking) > 0:
+            self.gates.index_copy_(1, lacking, self.model.decoder.recurrent_gates(self.state.select(lacking)))
+            self.has_gates[lacking] = True
 
     def _oldest(self, utterance: Tensor) -> Tensor:
         """A slot for each of (N,) utterances in order, all different, the longest unused first."""
