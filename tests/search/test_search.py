@@ -105,7 +105,8 @@ def test_beam_equals_the_slow_loop(size: int, blank_bias: float) -> None:
     encoder_out, lens = encoder_output(12, 30, 1, 21)
     found = beam(model, encoder_out, lens, SearchConfig(beam_size=size, max_symbols_per_frame=3))
     for own, frames, num_frames in zip(found, encoder_out, lens.tolist(), strict=True):
-        assert_same(own, slow_beam(model, frames[:num_frames], size, 3))
+        slow = slow_maes(model, frames[:num_frames], size, 3, 30.0)
+        assert_same(own, slow if size > 1 else slow_beam(model, frames[:num_frames], 1, 3))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -81,7 +81,7 @@ def calibrate() -> float:
         encoded = model.encode(feats, lens)
         for _ in range(8):
             model.joiner.output.bias[0] = (low + high) / 2
-            found = search(model, *encoded, SearchConfig(beam_size=4, max_symbols_per_frame=3))
+            found = search(model, *encoded, SearchConfig(beam_size=4))
             if sum(len(own[0].tokens) for own in found) > 2 * SECONDS * TOKENS_PER_SECOND:
                 low = (low + high) / 2
             else:
