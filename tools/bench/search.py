@@ -90,7 +90,7 @@ def calibrate() -> float:
 
 
 def measure(case: str) -> dict[str, Any]:
-    """Figures of a case: NAME:BEAM:BIAS:VOCAB:UTTERANCES:SECONDS:PEER_UTTERANCES:THREADS."""
+    """Figures of a case: NAME:BEAM:BIAS:VOCAB:UTTERANCES:SECONDS:PEER_UTTERANCES."""
     import torch
 
     from w2vbert_asr.search import SearchConfig, exact_log_probs, search
@@ -111,7 +111,7 @@ def measure(case: str) -> dict[str, Any]:
             encoder_out = encoder_out[: int(peer_utterances)]
             peer = Peer(model, encoder_out, int(beam))
             peer.run(encoder_out[:, :10])
-            figures = isolated.time_and_memory(lambda: found.__setitem__(slice(None), peer.run(encoder_out)), 0)
+            figures = isolated.time_and_memory(lambda: found.__setitem__(slice(None), peer.run(encoder_out)), 1)
         else:
             config = SearchConfig(name="beam" if name == "ours" else name, beam_size=int(beam))  # type: ignore[arg-type]
             search(model, encoder_out[:, :20], encoder_out_lens.clamp(max=20), config)
