@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from w2vbert_asr.commands.decode import FRAMES_PER_SECOND
+from w2vbert_asr.batch import FRAMES_PER_SECOND
 from w2vbert_asr.data import batching
 from w2vbert_asr.data.features import FeatureReader
 from w2vbert_asr.data.files import atomic_dir
