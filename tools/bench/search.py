@@ -2,10 +2,11 @@
 
     python tools/bench/search.py [--beams 4 8 16] [--rounds N] [--threads N] [--searches alsd maes] [--growth] [--json]
 
-The model has 12 conformer blocks of 256, an LSTM decoder 2 x 640 and 1024 word pieces. Its weights are random; the
-joiner's output is scaled so that its distributions are as sharp as those of a trained model (see "log P"),
-and its blank bias is set so that about 4 tokens a second come out of a beam of 4. The data are 16 utterances of 10 s
-of noise. Every case has a process of its own:
+The model has 12 conformer blocks of 256, an LSTM decoder 2 x 640 and 1024 word pieces. Its weights are random; encoder
+and decoder have an equal say in the joiner, whose output is scaled so that the best hypotheses have a log P of some -10
+("log P"; with flat distributions every hypothesis would be about as good as the next), and its blank bias is set so
+that about 4 tokens a second come out of a beam of 4. The data are 16 utterances of 10 s of
+noise. Every case has a process of its own:
 
  * encoder: the encoder alone, over the whole batch;
  * greedy, ours:K, alsd:K, maes:K: the search alone over the whole batch, on given encoder output;
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from w2vbert_asr.models.transducer import Transducer
 
-UTTERANCES, SECONDS, VOCAB, TOKENS_PER_SECOND, SHARPNESS = 16, 10.0, 1024, 4.0, 8.0
+UTTERANCES, SECONDS, VOCAB, TOKENS_PER_SECOND, SHARPNESS = 16, 10.0, 1024, 4.0, 30.0
 FRAMES_PER_SECOND = 25  # of encoder output
 GROWTH = {  # changed alone
     "beam": (1, 2, 4, 8, 16, 32),
@@ -61,7 +62,9 @@ def make(vocab: int, utterances: int, seconds: float) -> tuple[Transducer, Tenso
         probe = torch.randn(1, 500, 80, generator=generator.manual_seed(1000))
         encoder_out, _ = model.encode(probe, torch.tensor([500]))
         model.joiner.encoder_projection.weight.div_(model.joiner.project_encoder(encoder_out).std(1).mean())
-        model.joiner.decoder_projection.weight.mul_(4.0)
+        drawn = torch.randint(1, vocab, (64, 3), generator=generator)
+        predicted = model.decoder(drawn, torch.full((64,), 3))[:, -1]
+        model.joiner.decoder_projection.weight.div_(model.joiner.project_decoder(predicted).std(0).mean())
         model.joiner.output.weight.normal_(generator=generator)
         hidden = torch.tanh(model.joiner.project_encoder(encoder_out))
         model.joiner.output.weight.mul_(SHARPNESS / (hidden @ model.joiner.output.weight.T).std())
