@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -398,9 +398,9 @@ def main() -> int:
         work = Path(folder)
         (work / "corpus").mkdir()
         toy = make_toy(work / "corpus")
-        parts: Mapping[str, Callable[[], list[str]]] = {
-            "kills": lambda: [kills(toy, work, mode, arguments.count) for mode in MODES],
-            "points": lambda: [points(toy, work, mode) for mode in ("pretrain", "finetune")],
+        parts: Mapping[str, Callable[[], Iterable[str]]] = {
+            "kills": lambda: (kills(toy, work, mode, arguments.count) for mode in MODES),
+            "points": lambda: (points(toy, work, mode) for mode in ("pretrain", "finetune")),
             "stages": lambda: [stages(toy, work, count=3)],
             "corruption": lambda: [corruption(toy, work, changes=1000, truncations=200)],
             "validator": lambda: [validator(toy, work, count=10_000)],
@@ -415,12 +415,11 @@ def main() -> int:
         for name in arguments.which or parts:
             began = time.monotonic()
             try:
-                found = parts[name]()
+                for line in parts[name]():
+                    print(f"{name}: {line} ({time.monotonic() - began:.0f} s)", flush=True)
             except AssertionError as error:
                 print(f"{name}: {error}")
                 return 1
-            for line in found:
-                print(f"{name}: {line} ({time.monotonic() - began:.0f} s)", flush=True)
     return 0
 
 
