@@ -49,8 +49,8 @@ def throughput(data: Path, verb: str, ranks: int, steps: int) -> dict[str, float
         line += ["--tokenizer", str(data / "bpe.model")] if verb == "finetune" else []
         line += ["--max-steps", str(steps), "--eval-every", "1000000", "--save-every", "1000000"]
         line += ["--set", f"trainer.log_every={steps // MEASURED}", "--set", "trainer.tensorboard=false"]
-        threads = str(2 // ranks)
-        subprocess.run(line, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": threads})
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(2 // ranks))
+        subprocess.run(line, cwd=ROOT, check=True, env={**os.environ, **threads})
         lines = [json.loads(one) for one in Path(out, "exp/timing.jsonl").read_text().splitlines()]
     return {"audio_seconds_per_second": statistics.median(one["audio_seconds_per_second"] for one in lines[1:])}
 
