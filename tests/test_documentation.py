@@ -89,8 +89,11 @@ def test_exit_codes_are_those_of_the_code() -> None:
     assert listed == {0, 1, 130} | {kind.exit_code for kind in kinds}
 
 
-def write_tiny_model(folder: Path) -> None:
-    """A transducer of random weights, as stage 5 writes it."""
+def write_tiny_model(folder: Path, blank_bias: float = 2.0, contrast: float = 1.0) -> None:
+    """A transducer of random weights, as stage 5 writes it.
+
+    blank_bias: or it would emit tokens without end. contrast: how much its output depends on what it hears.
+    """
     torch.manual_seed(0)
     bpe, stats = folder.parent / "bpe.model", folder.parent / "stats.safetensors"
     bpe.write_bytes(tokenizer.train(["one two three", "four five six"], 20))
@@ -103,7 +106,8 @@ def write_tiny_model(folder: Path) -> None:
         joiner=JoinerConfig(joiner_dim=16),
     )
     model = Transducer(model_config, tokenizer.Tokenizer(bpe).vocab_size, 0)
-    model.joiner.output.bias.data[0] += 2.0  # blank, or it would emit tokens without end
+    model.joiner.output.weight.data *= contrast
+    model.joiner.output.bias.data[0] += blank_bias
     model_folder.write(
         folder,
         kind="transducer",

@@ -224,7 +224,7 @@ def _recipe(toy: Toy, root: Path) -> list[tuple[str, list[str]]]:
 
 
 # What has a clock or a process number, or is a drawing of those.
-_OWN = ("timing.jsonl", "starts.jsonl", "environment.json", "report.html", "decode.json", ".lock")
+_OWN = ("timing.jsonl", "starts.jsonl", "environment.json", "report.html", "timing.json", ".lock")
 
 
 def _contents(root: Path) -> dict[str, bytes]:

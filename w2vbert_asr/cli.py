@@ -159,8 +159,9 @@ VERBS: dict[str, Verb] = {
         (
             _path("--model", "model folder or experiment"),
             _path("--data", "data directory"),
-            _path("--out", "folder of the hypotheses"),
+            _path("--out", "folder of the hypotheses; the same line again goes on after a kill"),
             *_SEARCH,
+            _JOBS,
         ),
     ),
     "rescore": Verb(

@@ -6,6 +6,7 @@ A folder holds `config.yaml`, `model.safetensors`, `feature_stats.safetensors`, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -47,6 +48,7 @@ class SavedModel:
     stats: FeatureStats
     bpe: Path | None
     source: str  # where the weights come from, in words
+    digest: str  # SHA-256 over what decides its results
 
     def tokenizer(self) -> Tokenizer:
         """The word pieces; DataError for a model without."""
@@ -75,19 +77,14 @@ class SavedModel:
 
 def read(path: Path) -> SavedModel:
     """A model folder, or an experiment's newest whole checkpoint. DataError for what is missing or damaged."""
-    if (path / MANIFEST).is_file():
+    source = _source(path)
+    if source == path:
         _verify(path)
-        tree, weights, source = configuration.read_yaml(path / CONFIG), load_tensors(path / WEIGHTS), str(path)
-    elif (path / "checkpoints").is_dir():
-        newest = checkpoint.newest(path)
+        tree, weights = configuration.read_yaml(path / CONFIG), load_tensors(path / WEIGHTS)
+    else:
         tree = configuration.read_yaml(path / CONFIG)
         tree["kind"] = "transducer" if "tokenizer" in tree else "w2vbert"
-        weights, source = checkpoint.load_weights(newest), str(newest)
-    else:
-        raise DataError(
-            f"{path}: neither a model folder ({MANIFEST}) nor an experiment (checkpoints/); "
-            "stages 3 and 4 write experiments, stage 5 (`w2vbert average`) model folders"
-        )
+        weights = checkpoint.load_weights(source)
     return SavedModel(
         path=path,
         kind=str(tree["kind"]),
@@ -95,8 +92,32 @@ def read(path: Path) -> SavedModel:
         weights=weights,
         stats=FeatureStats.load(path / STATS),
         bpe=path / BPE if (path / BPE).is_file() else None,
-        source=source,
+        source=str(source),
+        digest=_digest(path, source),
     )
+
+
+def digest(path: Path) -> str:
+    """The digest of the model that `read` finds now, without reading its weights."""
+    return _digest(path, _source(path))
+
+
+def _source(path: Path) -> Path:
+    """Where the weights are: the folder itself, or an experiment's newest whole checkpoint."""
+    if (path / MANIFEST).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        return checkpoint.newest(path)
+    raise DataError(
+        f"{path}: neither a model folder ({MANIFEST}) nor an experiment (checkpoints/); "
+        "stages 3 and 4 write experiments, stage 5 (`w2vbert average`) model folders"
+    )
+
+
+def _digest(path: Path, source: Path) -> str:
+    files = {source / MANIFEST, *(path / name for name in (CONFIG, STATS, BPE))}
+    found = {file.name: sha256(file) for file in files if file.is_file()}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def write(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from w2vbert_asr import model_folder
+from w2vbert_asr.confidence import token_confidences, word_confidence
 from w2vbert_asr.data.audio import read_audio, resample
 from w2vbert_asr.errors import ConfigError
 from w2vbert_asr.features.fbank import FbankConfig, fbank
@@ -28,15 +29,40 @@ _MIN_FRAMES = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Word:
+    """A word of a transcript.
+
+    start, end: seconds. A transducer says when it emitted a word piece, which is near its sound, not when the sound
+    began and ended: a word starts with the frame of its first piece and ends where the next one starts (and one frame
+    after its own last piece at least), so a pause belongs to the word before it; the last one ends one frame after its
+    last piece. confidence: in [0, 1], see `confidence`.
+    """
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transcript:
     """text: the words. tokens: word pieces. times: seconds at which each was emitted. score: natural log
-    probability.
+    probability. words: each with its times and confidence.
     """
 
     text: str
     tokens: tuple[str, ...]
     times: tuple[float, ...]
     score: float
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognized:
+    """What was found in an utterance: hypotheses, best first, and the best one's transcript."""
+
+    transcript: Transcript
+    hypotheses: tuple[Hypothesis, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +74,7 @@ class Recognizer:
     stats: FeatureStats
     device: torch.device
     config: SearchConfig
+    digest: str = ""  # of the model folder that it was read from
 
     def transcribe(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Transcript:
         """The best transcript of a file, or of samples in [-1, 1] at `sample_rate`: (N,) or (N, channels).
@@ -64,18 +91,24 @@ class Recognizer:
             samples = samples.mean(axis=1) if samples.ndim == 2 else samples
             samples = resample(samples, sample_rate, rate)
         feats = fbank(torch.from_numpy(samples), rate)
-        return self.transcript(self.decode([feats])[0][0])
+        return self.recognize([feats])[0].transcript
 
     def decode(self, feats: Sequence[Tensor]) -> list[list[Hypothesis]]:
         """N-best hypotheses, best first, of some utterances' raw filterbanks (T, F), decoded as one batch."""
-        silence = [Hypothesis(tokens=(), score=0.0, times=(), capped=False)]
+        return [list(one.hypotheses) for one in self.recognize(feats)]
+
+    def recognize(self, feats: Sequence[Tensor]) -> list[Recognized]:
+        """`decode`, with the transcript of each utterance's best hypothesis."""
+        silence = Hypothesis(tokens=(), score=0.0, times=(), capped=False)
+        found = [Recognized(transcript=self._transcript(silence, ()), hypotheses=(silence,))] * len(feats)
         spoken = [index for index, one in enumerate(feats) if len(one) >= _MIN_FRAMES]
-        found = [silence] * len(feats)
         if spoken:
             with torch.inference_mode():
                 encoder_out, lens = self._encode([feats[index] for index in spoken])
-                for index, own in zip(spoken, search(self.model, encoder_out, lens, self.config), strict=True):
-                    found[index] = own
+                several = search(self.model, encoder_out, lens, self.config)
+                confidences = token_confidences(self.model, encoder_out, [own[0] for own in several])
+            for index, own, sure in zip(spoken, several, confidences, strict=True):
+                found[index] = Recognized(transcript=self._transcript(own[0], sure), hypotheses=tuple(own))
         return found
 
     def log_probs(self, feats: Sequence[Tensor], tokens: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
@@ -99,14 +132,32 @@ class Recognizer:
         padded = torch.nn.utils.rnn.pad_sequence(normalized, batch_first=True)
         return self.model.encode(padded.to(self.device), lens.to(self.device))
 
-    def transcript(self, hypothesis: Hypothesis) -> Transcript:
-        """A hypothesis in words."""
+    def _transcript(self, hypothesis: Hypothesis, confidences: Sequence[float]) -> Transcript:
+        """A hypothesis in words; confidences: of its tokens."""
+        frames = hypothesis.times
+        words = self.tokenizer.words(hypothesis.tokens)
+        starts = [frames[first] for _, first, _ in words]
+        ends = [frames[last - 1] + 1 for _, _, last in words]
+        ends = [max(own, following) for own, following in zip(ends, [*starts[1:], 0], strict=False)]
         return Transcript(
             text=self.tokenizer.decode(hypothesis.tokens),
             tokens=tuple(self.tokenizer.pieces(hypothesis.tokens)),
-            times=tuple(round(frame * FRAME_SECONDS, 3) for frame in hypothesis.times),
+            times=tuple(_seconds(frame) for frame in frames),
             score=hypothesis.score,
+            words=tuple(
+                Word(
+                    word=word,
+                    start=_seconds(start),
+                    end=_seconds(end),
+                    confidence=round(word_confidence(confidences[first:last]), 4),
+                )
+                for (word, first, last), start, end in zip(words, starts, ends, strict=True)
+            ),
         )
+
+
+def _seconds(frame: int) -> float:
+    return round(frame * FRAME_SECONDS, 3)
 
 
 def load_model(folder: str | Path, device: str = "auto", search: SearchConfig | None = None) -> Recognizer:
@@ -119,6 +170,7 @@ def load_model(folder: str | Path, device: str = "auto", search: SearchConfig | 
         stats=saved.stats,
         device=chosen,
         config=search or SearchConfig(),
+        digest=saved.digest,
     )
 
 

@@ -150,7 +150,7 @@ def test_other_searches_and_real_time_factor(tmp_path: Path) -> None:
     exp = tmp_path / "exp"
     add_scores(exp)
     (exp / "decode").rename(exp / "decode_greedy")
-    (exp / "decode_greedy" / "test" / "decode.json").write_text('{"real_time_factor": 0.1234}')
+    (exp / "decode_greedy" / "test" / "timing.json").write_text('{"real_time_factor": 0.1234}')
     words = Page(report(exp)).words
     assert "greedy/test" in words
     assert "0.123" in words

@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -58,6 +60,23 @@ def map_parallel(
         for result in results:
             yield from result
             bar.update(len(result))
+
+
+def begin_worker() -> None:
+    """What a worker process does first: Ctrl-C is for the command, which ends its workers; and it ends with it.
+
+    A worker that waits for work would outlive a command that was killed for ever: it holds the other end of its own
+    queue. A thread that waits for the command's end sees to that, in the middle of an item, too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def end_with_parent() -> None:
@@ -120,6 +139,5 @@ def _pool(num_jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         num_jobs,
         mp_context=multiprocessing.get_context(method),
-        initializer=signal.signal,  # Ctrl-C is for the parent, which ends its workers
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=begin_worker,
     )

@@ -16,6 +16,7 @@ from w2vbert_asr.errors import ConfigError, DataError
 
 BLANK_ID = 0
 BLANK_PIECE = "<blank>"
+_WORD_BEGINS = "\u2581"
 UNK_ID = 1
 UNK_SURFACE = "\u2047"  # what <unk> decodes to, without spaces: one unknown character does not cut a word in three
 
@@ -53,6 +54,23 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The words of piece ids, one space between; `<blank>` is nothing. Inverse of `encode` for known characters."""
         return " ".join(str(self._processor.decode([int(index) for index in ids])).split())
+
+    def words(self, ids: Sequence[int]) -> list[tuple[str, int, int]]:
+        """The words of `decode`, each with its first piece and the one behind its last, as places in `ids`.
+
+        A piece that is only the beginning of a word belongs to that word.
+        """
+        found: list[tuple[str, int, int]] = []
+        word, first, last = "", 0, 0
+        for place, index in enumerate(ids):
+            surface = UNK_SURFACE if index == UNK_ID else "" if index == BLANK_ID else self.pieces([index])[0]
+            for character in surface.replace(_WORD_BEGINS, " "):
+                if not character.isspace():
+                    word, last = word + character, place + 1
+                elif word:
+                    found.append((word, first, last))
+                    word, first = "", max(last, place)
+        return [*found, (word, first, last)] if word else found
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces as they are written; U+2581 begins a word."""

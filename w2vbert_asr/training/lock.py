@@ -1,4 +1,4 @@
-"""One process at a time owns an experiment: a kernel lock that dies with it and is not inherited by workers."""
+"""One process at a time owns a folder: a kernel lock that dies with it and is not inherited by workers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lock:
 
 
 @contextmanager
-def own(exp: Path) -> Iterator[Lock]:
+def own(exp: Path, doing: str = "training") -> Iterator[Lock]:
     """Own the experiment folder `exp` (made if need be) for the length of the block.
 
     Raises ResourceError naming the host and the process that owns it, or the reason why nothing can be written there.
@@ -48,7 +48,7 @@ def own(exp: Path) -> Iterator[Lock]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ResourceError(f"{exp}: {_owner(handle)} is training here; wait for it, or end it") from error
+            raise ResourceError(f"{exp}: {_owner(handle)} is {doing} here; wait for it, or end it") from error
         _close_in_children(lock)
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)

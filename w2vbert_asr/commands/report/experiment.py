@@ -70,7 +70,7 @@ def _read_decode(folder: Path) -> Decode:
     return Decode(
         name=f"{tag}/{folder.name}" if tag else folder.name,
         wer=_read_json(folder / "wer.json"),
-        settings=_read_json(folder / "decode.json"),
+        settings={**_read_json(folder / "decode.json"), **_read_json(folder / "timing.json")},
         aligned=align_words(refs, hyps),
     )
 
