@@ -2,7 +2,7 @@
 """Load and endurance: kills, damage, preemption, full disks, leaks and order, on toy models of the real commands.
 
     tools/soak.py                      everything, long
-    tools/soak.py kills --count 20     one of: kills points stages corruption validator preemption disk
+    tools/soak.py kills --count 20     one of: kills points decode stages corruption validator preemption disk
                                        leak order; a manifest of a million lines: tools/bench/scale.py
 
 Each prints what it did and ends with exit code 1 at the first thing that is not as it must be. The tests run the same
@@ -18,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -174,6 +175,48 @@ def points(toy: Toy, work: Path, mode: str) -> str:
         check(set(toy.run(mode, exp)) == {0}, f"{mode}, {point}: cannot go on")
         check(not differences(whole, exp), f"{mode}, {point}: {differences(whole, exp)}")
     return f"{mode}: killed at each of {len(CHECKPOINT_POINTS)} points, equal to the byte"
+
+
+def decode(toy: Toy, work: Path, count: int, seed: int = 1) -> str:
+    """`count` kills -9 of a decoding with one or two processes, each when some batches more are there (L3)."""
+    exp, rng = work / "decode-exp", random.Random(seed)
+    check(set(toy.run("finetune", exp)) == {0}, "the training failed")
+    whole, out = work / "decode-whole", work / "decode-killed"
+
+    def line(folder: Path, num_jobs: int) -> list[str]:
+        line = ["decode", "--model", exp, "--data", toy.root / "dump", "--out", folder]
+        return [str(part) for part in (*line, "--num-jobs", num_jobs, "--set", "batch_seconds=1")]
+
+    def finish_and_score(folder: Path) -> dict[str, bytes]:
+        check(w2vbert(line(folder, 1)) == 0, f"cannot go on after {killed} kills")
+        score = ["score", "--ref", toy.root / "data/text", "--hyp", folder / "text", "--out", folder]
+        check(w2vbert([str(part) for part in score]) == 0, "cannot be scored")
+        return _contents(folder)
+
+    def results() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in out.with_name(f".{out.name}.journal").glob("*.jsonl"))
+
+    killed, ended = 0, 0
+    wanted = finish_and_score(whole)
+    while killed < count:
+        command = [sys.executable, "-m", "w2vbert_asr", *line(out, rng.choice((1, 2)))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        enough = results() + rng.randrange(4)
+        while child.poll() is None and results() < enough:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
+        child.kill()
+        code = child.wait()
+        check(code in (0, -signal.SIGKILL), f"ends with {code} after {killed} kills")
+        killed += code == -signal.SIGKILL
+        if code == 0 or killed == count:
+            found = finish_and_score(out)
+            wrong = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+            check(not wrong, f"{', '.join(wrong)} differ after {killed} kills")
+            shutil.rmtree(out)
+            ended += 1
+    return f"{killed} kills, {ended} decoding(s) that ended, all {len(wanted)} files equal to the byte"
 
 
 def stages(toy: Toy, work: Path, count: int, seed: int = 1) -> str:
@@ -401,6 +444,7 @@ def main() -> int:
         parts: Mapping[str, Callable[[], Iterable[str]]] = {
             "kills": lambda: (kills(toy, work, mode, arguments.count) for mode in MODES),
             "points": lambda: (points(toy, work, mode) for mode in ("pretrain", "finetune")),
+            "decode": lambda: [decode(toy, work, arguments.count)],
             "stages": lambda: [stages(toy, work, count=3)],
             "corruption": lambda: [corruption(toy, work, changes=1000, truncations=200)],
             "validator": lambda: [validator(toy, work, count=10_000)],

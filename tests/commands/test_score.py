@@ -94,7 +94,7 @@ def test_only_empty_references(tmp_path: Path) -> None:
         ("a \xff\n", "a x\n", ["ref:1", "0xff"]),
     ],
 )
-def test_ids_that_do_not_match_are_data_errors(
+def test_i02_ids_that_do_not_match_are_data_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ref: str, hyp: str, expected: list[str]
 ) -> None:
     (tmp_path / "ref").write_text(ref, encoding="latin-1")

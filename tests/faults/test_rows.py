@@ -8,6 +8,7 @@ ROWS = {
     "d": range(1, 21),  # data directories
     "a": range(1, 12),  # audio
     "k": range(1, 5),  # what a corpus is made of
+    "i": range(1, 7),  # decoding and scoring
     "t": range(1, 10),  # training
     "c": range(1, 16),  # checkpoints, resuming, signals
     "x": range(1, 7),  # several processes

@@ -1,4 +1,4 @@
-"""FAULTS.md L1, L2, L4-L7, L10, L11 in their short forms, on toy models of the real commands: see tools/soak.py."""
+"""FAULTS.md L1-L7, L10, L11 in their short forms, on toy models of the real commands: see tools/soak.py."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ def test_l01_a_planted_bug_is_found(toy: soak.Toy, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("mode", ["pretrain", "finetune"])
 def test_l02_killed_at_each_point_of_the_real_trainings(toy: soak.Toy, tmp_path: Path, mode: str) -> None:
     assert "killed at each of 6 points" in soak.points(toy, tmp_path, mode)
+
+
+def test_l03_i01_killed_decodings_end_with_the_same_bytes(toy: soak.Toy, tmp_path: Path) -> None:
+    assert "equal to the byte" in soak.decode(toy, tmp_path, count=2)
 
 
 def test_l04_s02_killed_in_every_stage(toy: soak.Toy, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_characters_of_a_string_are_tokens() -> None:
     assert align(["kitten", "", "a", ""], ["sitting", "ab", "", ""], SCLITE) == ["SCCCSCI", "II", "D", ""]
 
 
-def test_many_pairs_equal_jiwer_and_kaldialign() -> None:
+def test_i03_many_pairs_equal_jiwer_and_kaldialign() -> None:
     refs, hyps = random_pairs(100_000, 5, seed=4)
     found = align(refs, hyps)
     theirs = jiwer.process_words([" ".join(ref) for ref in refs], [" ".join(hyp) for hyp in hyps])

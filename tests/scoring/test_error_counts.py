@@ -29,7 +29,7 @@ def test_a_small_case_by_hand() -> None:
     ("ref", "hyp", "wer", "errors"),
     [("", "", 0.0, 0), ("", "a b", math.inf, 2), ("a b", "", 100.0, 2), ("  a\tb ", "a  b", 0.0, 0)],
 )
-def test_empty_transcripts(ref: str, hyp: str, wer: float, errors: int) -> None:
+def test_i03_empty_transcripts(ref: str, hyp: str, wer: float, errors: int) -> None:
     counts = score({"u": ref}, {"u": hyp})
     assert (counts.wer, counts.errors) == (wer, errors)
     assert (counts.cer == 0) == (errors == 0)
@@ -70,7 +70,7 @@ def test_a_speaker_is_required_for_each_utterance() -> None:
         by_speaker(count_errors(REFS, HYPS), {"a": "x", "c": "x"})
 
 
-def test_totals_equal_jiwer() -> None:
+def test_i03_totals_equal_jiwer() -> None:
     rng = random.Random(5)
     words = ["one", "two", "three", "zwölf", "o", "seventeen", "tooth"]
     refs = {f"u{i}": " ".join(rng.choices(words, k=rng.randint(1, 9))) for i in range(5000)}

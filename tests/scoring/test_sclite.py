@@ -49,7 +49,7 @@ def random_transcripts(number: int, seed: int) -> tuple[dict[str, str], dict[str
     return refs, hyps
 
 
-def test_words_equal_sclite(tmp_path: Path) -> None:
+def test_i03_words_equal_sclite(tmp_path: Path) -> None:
     refs, hyps = random_transcripts(10_000, seed=1)
     theirs = sclite(tmp_path, refs, hyps)
     ours = count_errors(refs, hyps, SCLITE)

@@ -110,7 +110,7 @@ def test_beam_equals_the_slow_loop(size: int, blank_bias: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_greedy_equals_the_slow_loop_and_beam_one(seed: int) -> None:
+def test_i04_greedy_equals_the_slow_loop_and_beam_one(seed: int) -> None:
     model = make_model(6, seed, blank_bias=seed - 1.0)
     encoder_out, lens = encoder_output(40, 7, 1, 25)
     config = SearchConfig(beam_size=1, max_symbols_per_frame=2)
@@ -122,7 +122,7 @@ def test_greedy_equals_the_slow_loop_and_beam_one(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_alsd_with_one_hypothesis_is_greedy_search_up_to_its_cap(seed: int) -> None:
+def test_i04_alsd_with_one_hypothesis_is_greedy_search_up_to_its_cap(seed: int) -> None:
     model = make_model(6, seed, blank_bias=seed + 1.0)
     encoder_out, lens = encoder_output(20, 7, 1, 12)
     found = alsd(model, encoder_out, lens, SearchConfig(beam_size=1, alsd_max_ratio=2.0))
@@ -149,7 +149,7 @@ def test_alone_equals_padded_among_longer_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["greedy", "beam", "alsd", "maes"])
-def test_a_model_without_blanks_ends_at_the_cap_and_is_flagged(name: str) -> None:
+def test_i05_a_model_without_blanks_ends_at_the_cap_and_is_flagged(name: str) -> None:
     model = make_model(4, blank_bias=-50.0)
     encoder_out, lens = encoder_output(6, 3)
     config = SearchConfig(name=name, beam_size=3, max_symbols_per_frame=5, maes_steps=5, alsd_max_ratio=5.0)
@@ -164,7 +164,7 @@ def test_a_model_without_blanks_ends_at_the_cap_and_is_flagged(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", WIDE)
-def test_beam_larger_than_the_vocabulary(name: str) -> None:
+def test_i04_beam_larger_than_the_vocabulary(name: str) -> None:
     model = make_model(2)
     encoder_out, lens = encoder_output(5, 2)
     caps = {"max_symbols_per_frame": 3, "maes_steps": 3, "maes_gamma": 1e9, "alsd_max_ratio": 3.0}

@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 class Config:
     """batch_seconds: padded audio decoded at once. num_best: hypotheses kept in hyp.jsonl.
 
-    num_jobs: processes, each of one thread and with a model of its own; 0: one a core, on a GPU one in all.
+    num_jobs: processes, each of one thread and with a model of its own; 0: as many as torch would use threads (the cores,
+    or OMP_NUM_THREADS), on a GPU one.
     """
 
     model: Path
@@ -88,8 +89,8 @@ def run(config: Config) -> dict[str, object]:
         left = [batch for batch in batches if batch.number not in done]
         if done:
             _log.info("%s: goes on, %d of %d batches are decoded", config.out, len(done), len(batches))
-        most = num_processes(config.num_jobs or (1 if device == "cuda" else 0))
-        num_jobs = max(min(most, len(left)), 1)
+        usual = 1 if device == "cuda" else min(num_processes(0), torch.get_num_threads())
+        num_jobs = max(min(config.num_jobs or usual, len(left)), 1)
         decode, crashed = (functools.partial(which, config, digest) for which in (_decode_batch, _crashed))
         try:
             for _ in map_parallel(decode, left, num_jobs, f"decode {config.data.name}", crashed):
