@@ -106,6 +106,7 @@ def write_tiny_model(folder: Path, blank_bias: float = 2.0, contrast: float = 1.
         joiner=JoinerConfig(joiner_dim=16),
     )
     model = Transducer(model_config, tokenizer.Tokenizer(bpe).vocab_size, 0)
+    model.joiner.encoder_projection.weight.data *= contrast
     model.joiner.output.weight.data *= contrast
     model.joiner.output.bias.data[0] += blank_bias
     model_folder.write(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from w2vbert_asr.scoring.alignment import align
 from w2vbert_asr.search import Hypothesis, Searchable
 
 
@@ -39,6 +40,23 @@ def token_confidences(model: Searchable, encoder_out: Tensor, best: Sequence[Hyp
     return [own[:count] for own, count in zip(of_tokens.tolist(), lens, strict=True)]
 
 
-def word_confidence(tokens: Sequence[float]) -> float:
-    """That of a word with tokens of such confidences: their product."""
-    return math.prod(tokens)
+def word_posteriors(words: Sequence[Sequence[str]], scores: Sequence[float]) -> list[float]:
+    """Words and scores (natural log) of each hypothesis -> of each of the first one's words, the share of probability
+    that the hypotheses have in which it stands, too.
+    """
+    first, highest = words[0], max(scores)
+    shares = [math.exp(score - highest) for score in scores]
+    found = [0.0] * len(first)
+    for share, steps in zip(shares, align([first] * len(words), words), strict=True):
+        for place, step in enumerate(step for step in steps if step != "I"):
+            found[place] += share if step == "C" else 0.0
+    return [min(one / math.fsum(shares), 1.0) for one in found]
+
+
+def word_confidence(tokens: Sequence[float], posterior: float) -> float:
+    """That of a word: the geometric mean of its posterior and of the product of its tokens' confidences.
+
+    The first sees what the search weighed against each other, the second what it never kept; in what they miss they
+    differ, so both together tell right from wrong words better than either.
+    """
+    return math.sqrt(posterior * math.prod(tokens))

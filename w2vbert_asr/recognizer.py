@@ -5,6 +5,8 @@ Dimension letters: N samples, B batch, T frames, F mel bins.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ import torch
 from torch import Tensor
 
 from w2vbert_asr import model_folder
-from w2vbert_asr.confidence import token_confidences, word_confidence
-from w2vbert_asr.data.audio import read_audio, resample
+from w2vbert_asr.confidence import token_confidences, word_confidence, word_posteriors
+from w2vbert_asr.data.audio import resample
+from w2vbert_asr.data.pieces import cut, read_pieces
 from w2vbert_asr.errors import ConfigError
 from w2vbert_asr.features.fbank import FbankConfig, fbank
 from w2vbert_asr.features.stats import FeatureStats
@@ -26,6 +29,7 @@ from w2vbert_asr.text.tokenizer import Tokenizer
 
 FRAME_SECONDS = 0.04  # of an encoder frame
 _MIN_FRAMES = 1
+_PIECES_AT_ONCE = 4  # of a long recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +80,30 @@ class Recognizer:
     config: SearchConfig
     digest: str = ""  # of the model folder that it was read from
 
-    def transcribe(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> Transcript:
+    def transcribe(
+        self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None, max_seconds: float = 30.0
+    ) -> Transcript:
         """The best transcript of a file, or of samples in [-1, 1] at `sample_rate`: (N,) or (N, channels).
 
-        A file may have any format, rate and channel count that soundfile reads. AudioError for one that cannot be used.
+        A file may have any format, rate and channel count that soundfile reads. What is longer than `max_seconds` is
+        cut where it is quietest and read as it goes, so memory does not grow with its length; the score is the sum over
+        its pieces. AudioError for a file that cannot be used.
         """
         rate = FbankConfig().sample_rate
         if isinstance(audio, str | Path):
-            samples = read_audio(Path(audio), rate)
+            pieces = read_pieces(Path(audio), rate, max_seconds)
         else:
             if sample_rate is None:
                 raise ConfigError("transcribe: samples need their sample_rate in Hz")
             samples = np.asarray(audio, dtype=np.float32)
             samples = samples.mean(axis=1) if samples.ndim == 2 else samples
-            samples = resample(samples, sample_rate, rate)
-        feats = fbank(torch.from_numpy(samples), rate)
-        return self.recognize([feats])[0].transcript
+            pieces = cut([resample(samples, sample_rate, rate)], rate, max_seconds)
+        found: list[tuple[float, Transcript]] = []
+        while several := list(itertools.islice(pieces, _PIECES_AT_ONCE)):
+            feats = [fbank(torch.from_numpy(piece.samples), rate) for piece in several]
+            transcripts = [one.transcript for one in self.recognize(feats)]
+            found += [(piece.start / rate, one) for piece, one in zip(several, transcripts, strict=True)]
+        return _join(found)
 
     def decode(self, feats: Sequence[Tensor]) -> list[list[Hypothesis]]:
         """N-best hypotheses, best first, of some utterances' raw filterbanks (T, F), decoded as one batch."""
@@ -100,7 +112,7 @@ class Recognizer:
     def recognize(self, feats: Sequence[Tensor]) -> list[Recognized]:
         """`decode`, with the transcript of each utterance's best hypothesis."""
         silence = Hypothesis(tokens=(), score=0.0, times=(), capped=False)
-        found = [Recognized(transcript=self._transcript(silence, ()), hypotheses=(silence,))] * len(feats)
+        found = [Recognized(transcript=self._transcript([silence], ()), hypotheses=(silence,))] * len(feats)
         spoken = [index for index, one in enumerate(feats) if len(one) >= _MIN_FRAMES]
         if spoken:
             with torch.inference_mode():
@@ -108,7 +120,7 @@ class Recognizer:
                 several = search(self.model, encoder_out, lens, self.config)
                 confidences = token_confidences(self.model, encoder_out, [own[0] for own in several])
             for index, own, sure in zip(spoken, several, confidences, strict=True):
-                found[index] = Recognized(transcript=self._transcript(own[0], sure), hypotheses=tuple(own))
+                found[index] = Recognized(transcript=self._transcript(own, sure), hypotheses=tuple(own))
         return found
 
     def log_probs(self, feats: Sequence[Tensor], tokens: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
@@ -132,28 +144,46 @@ class Recognizer:
         padded = torch.nn.utils.rnn.pad_sequence(normalized, batch_first=True)
         return self.model.encode(padded.to(self.device), lens.to(self.device))
 
-    def _transcript(self, hypothesis: Hypothesis, confidences: Sequence[float]) -> Transcript:
-        """A hypothesis in words; confidences: of its tokens."""
-        frames = hypothesis.times
-        words = self.tokenizer.words(hypothesis.tokens)
+    def _transcript(self, hypotheses: Sequence[Hypothesis], confidences: Sequence[float]) -> Transcript:
+        """The best hypothesis in words; confidences: of its tokens."""
+        best, frames = hypotheses[0], hypotheses[0].times
+        words = self.tokenizer.words(best.tokens)
         starts = [frames[first] for _, first, _ in words]
         ends = [frames[last - 1] + 1 for _, _, last in words]
         ends = [max(own, following) for own, following in zip(ends, [*starts[1:], 0], strict=False)]
+        said = [[word for word, _, _ in self.tokenizer.words(one.tokens)] for one in hypotheses]
+        posteriors = word_posteriors(said, [one.score for one in hypotheses])
         return Transcript(
-            text=self.tokenizer.decode(hypothesis.tokens),
-            tokens=tuple(self.tokenizer.pieces(hypothesis.tokens)),
+            text=self.tokenizer.decode(best.tokens),
+            tokens=tuple(self.tokenizer.pieces(best.tokens)),
             times=tuple(_seconds(frame) for frame in frames),
-            score=hypothesis.score,
+            score=best.score,
             words=tuple(
                 Word(
                     word=word,
                     start=_seconds(start),
                     end=_seconds(end),
-                    confidence=round(word_confidence(confidences[first:last]), 4),
+                    confidence=round(word_confidence(confidences[first:last], posterior), 4),
                 )
-                for (word, first, last), start, end in zip(words, starts, ends, strict=True)
+                for (word, first, last), start, end, posterior in zip(words, starts, ends, posteriors, strict=True)
             ),
         )
+
+
+def _join(parts: Sequence[tuple[float, Transcript]]) -> Transcript:
+    """The transcript of a recording from those of its pieces, each with the second at which it begins."""
+    words = [
+        dataclasses.replace(word, start=round(begin + word.start, 3), end=round(begin + word.end, 3))
+        for begin, part in parts
+        for word in part.words
+    ]
+    return Transcript(
+        text=" ".join(part.text for _, part in parts if part.text),
+        tokens=tuple(token for _, part in parts for token in part.tokens),
+        times=tuple(round(begin + time, 3) for begin, part in parts for time in part.times),
+        score=math.fsum(part.score for _, part in parts),
+        words=tuple(words),
+    )
 
 
 def _seconds(frame: int) -> float:

@@ -1,6 +1,7 @@
 """Word pieces: ids, round trips, sizes, determinism and damage."""
 
 import hashlib
+import random
 from copy import deepcopy
 from pathlib import Path
 
@@ -115,3 +116,19 @@ def test_what_cannot_be() -> None:
         train(["", "  "], 30)
     with pytest.raises(ConfigError, match="vocab_size: 0"):
         train(TEXTS, 0)
+
+
+@pytest.mark.parametrize("vocab_size", [14, 30])
+def test_words_are_those_of_decode_and_cover_their_pieces(tmp_path: Path, vocab_size: int) -> None:
+    made = tokenizer(tmp_path, ["ab abc ba", "cab bac a b c", "abc abc cab"] * 3, vocab_size)
+    rng = random.Random(0)
+    for _ in range(300):
+        ids = [rng.randrange(made.vocab_size) for _ in range(rng.randrange(12))]
+        words = made.words(ids)
+        assert [word for word, _, _ in words] == made.decode(ids).split()
+        for word, first, last in words:
+            assert made.decode(ids[first:last]) == word
+        spans = [place for _, first, last in words for place in (first, last)]
+        assert spans == sorted(spans)
+    ids = made.encode("ab zz ba")
+    assert [word for word, _, _ in made.words(ids)] == made.decode(ids).split()

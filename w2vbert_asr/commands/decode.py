@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 class Config:
     """batch_seconds: padded audio decoded at once. num_best: hypotheses kept in hyp.jsonl.
 
-    num_jobs: processes, each of one thread and with a model of its own; 0: as many as torch would use threads (the cores,
-    or OMP_NUM_THREADS), on a GPU one.
+    num_jobs: processes, each of one thread and with a model of its own; 0: as many as torch would use threads (the
+    cores, or OMP_NUM_THREADS), on a GPU one.
     """
 
     model: Path

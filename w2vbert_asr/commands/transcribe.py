@@ -13,12 +13,17 @@ from w2vbert_asr.search import SearchConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """files: of any format, rate and channel count that soundfile reads."""
+    """files: of any format, rate and channel count that soundfile reads. max_seconds: a longer recording is cut."""
 
     model: Path
     files: tuple[Path, ...]
     search: SearchConfig = field(default_factory=SearchConfig)
     device: str = "auto"
+    max_seconds: float = 30.0
+
+    def problems(self) -> list[str]:
+        fine = self.max_seconds >= 1
+        return [] if fine else [f"max_seconds: expected at least 1, found {self.max_seconds}; 30 is usual"]
 
 
 def run(config: Config) -> dict[str, object]:
@@ -28,7 +33,7 @@ def run(config: Config) -> dict[str, object]:
     failed: list[str] = []
     for file in config.files:
         try:
-            transcript = recognizer.transcribe(file)
+            transcript = recognizer.transcribe(file, max_seconds=config.max_seconds)
         except DataError as error:
             failed.append(str(error))
             continue
