@@ -26,13 +26,13 @@ RATE = 16000
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recognizer") / "model"
-    write_tiny_model(folder, blank_bias=2.0, contrast=6.0)
+    write_tiny_model(folder, blank_bias=4.0, contrast=6.0)
     return folder
 
 
 @pytest.fixture(scope="module")
 def recognizer(model: Path) -> Recognizer:
-    return load_model(model, "cpu", SearchConfig(name="greedy"))
+    return load_model(model, "cpu", SearchConfig(name="greedy", max_symbols_per_frame=3))
 
 
 def tones(seconds: float, seed: int) -> np.ndarray:
@@ -75,6 +75,7 @@ def test_a09_the_verb_cuts_as_well(
     path = tmp_path / "long.wav"
     soundfile.write(path, recording(20.0, 20.0)[0], RATE)
     line = ["transcribe", "--model", str(model), str(path), "--device", "cpu", "--search", "greedy", "--json"]
+    line += ["--set", "search.max_symbols_per_frame=3"]
     assert main(line) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["transcripts"][str(path)]
     assert found["text"] == recognizer.transcribe(path, max_seconds=30.0).text
@@ -83,9 +84,11 @@ def test_a09_the_verb_cuts_as_well(
     assert "max_seconds" in capsys.readouterr().err
 
 
-def test_words_of_a_decoding(model: Path, recognizer: Recognizer, tmp_path: Path) -> None:
+def test_words_of_a_decoding(tmp_path: Path) -> None:
     """Times, confidences and the ctm, against a decoder that goes token by token and a sum over the n-best."""
-    data = make_dir(tmp_path, num_utts=4)
+    model, data = tmp_path / "model", make_dir(tmp_path, num_utts=8)
+    write_tiny_model(model, blank_bias=3.0, contrast=6.0)
+    recognizer = load_model(model, "cpu")
     for number, path in enumerate(sorted((tmp_path / "audio").iterdir())):
         soundfile.write(path, tones(0.5, number), RATE)
     line = ["decode", "--model", model, "--data", data, "--out", tmp_path / "out", "--device", "cpu"]
@@ -127,5 +130,6 @@ def test_words_of_a_decoding(model: Path, recognizer: Recognizer, tmp_path: Path
             ctm.append(
                 f"{record['utt_id']} 1 {word['start']:.2f} {duration:.2f} {said[place]} {word['confidence']:.4f}"
             )
+    assert any(len(record["words"]) > 1 for record in records)
     assert len(ctm) > 4 and len(set(confidences)) > 4 and all(0 < one < 1 for one in confidences)
     assert (tmp_path / "out/ctm").read_text().splitlines() == ctm

@@ -31,7 +31,7 @@ POINTS = (
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, data of six batches, and their decoding by one process."""
     root = tmp_path_factory.mktemp("decode")
-    write_tiny_model(root / "model", blank_bias=1.0, contrast=5.0)
+    write_tiny_model(root / "model", blank_bias=4.0, contrast=6.0)
     make_dir(root, num_utts=12)
     assert main(line(root, root / "whole")) == 0
     return root
@@ -107,7 +107,7 @@ def test_i01_another_model_search_or_data_begins_anew(
     other = ["decode", "--model", str(work / "model"), "--data", str(data), "--out", str(tmp_path / "out")]
     other += ["--num-jobs", "1", "--set", "batch_seconds=1.1"]
     (tmp_path / "second").mkdir()
-    write_tiny_model(tmp_path / "second/model", blank_bias=1.0, contrast=5.0)
+    write_tiny_model(tmp_path / "second/model", blank_bias=4.0, contrast=6.0)
     manifest = tmp_path / "second/model/MANIFEST.json"
     manifest.write_text(manifest.read_text() + " ")
     for name, argv in (
