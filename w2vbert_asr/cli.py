@@ -77,6 +77,8 @@ _SEARCH = (
     Arg("--device", "cpu, cuda or auto"),
 )
 
+_CALIBRATION = _path("--calibration", "file of `w2vbert calibrate`, for confidences")
+
 VERBS: dict[str, Verb] = {
     "prepare": Verb(
         "write Kaldi data directories from a corpus",
@@ -161,6 +163,7 @@ VERBS: dict[str, Verb] = {
             _path("--data", "data directory"),
             _path("--out", "folder of the hypotheses; the same line again goes on after a kill"),
             *_SEARCH,
+            _CALIBRATION,
             _JOBS,
         ),
     ),
@@ -184,9 +187,22 @@ VERBS: dict[str, Verb] = {
             _path("--hyp2", "hypotheses of a second system, for a paired bootstrap"),
         ),
     ),
+    "calibrate": Verb(
+        "fit confidences to the share of words that is right",
+        (
+            _path("--ref", "Kaldi text with the references"),
+            _path("--hyp", "folder of the hypotheses"),
+            _path("--out", "file to write, for --calibration of decode and transcribe"),
+        ),
+    ),
     "transcribe": Verb(
         "transcribe audio files",
-        (_path("--model", "model folder or experiment"), _path("files", "audio files", many=True), *_SEARCH),
+        (
+            _path("--model", "model folder or experiment"),
+            _path("files", "audio files", many=True),
+            *_SEARCH,
+            _CALIBRATION,
+        ),
     ),
     "report": Verb("write report.html", (_path("experiments", "experiment folders", many=True),)),
     "plan": Verb(

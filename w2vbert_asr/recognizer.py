@@ -24,6 +24,7 @@ from w2vbert_asr.errors import ConfigError
 from w2vbert_asr.features.fbank import FbankConfig, fbank
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.transducer import Transducer
+from w2vbert_asr.scoring.calibration import Calibration
 from w2vbert_asr.search import Hypothesis, SearchConfig, exact_log_probs, search
 from w2vbert_asr.text.tokenizer import Tokenizer
 
@@ -79,6 +80,7 @@ class Recognizer:
     device: torch.device
     config: SearchConfig
     digest: str = ""  # of the model folder that it was read from
+    calibration: Calibration | None = None  # of confidences
 
     def transcribe(
         self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None, max_seconds: float = 30.0
@@ -163,11 +165,14 @@ class Recognizer:
                     word=word,
                     start=_seconds(start),
                     end=_seconds(end),
-                    confidence=round(word_confidence(confidences[first:last], posterior), 4),
+                    confidence=self._calibrated(word_confidence(confidences[first:last], posterior)),
                 )
                 for (word, first, last), start, end, posterior in zip(words, starts, ends, posteriors, strict=True)
             ),
         )
+
+    def _calibrated(self, confidence: float) -> float:
+        return round(self.calibration.apply(confidence) if self.calibration else confidence, 4)
 
 
 def _join(parts: Sequence[tuple[float, Transcript]]) -> Transcript:
@@ -190,7 +195,12 @@ def _seconds(frame: int) -> float:
     return round(frame * FRAME_SECONDS, 3)
 
 
-def load_model(folder: str | Path, device: str = "auto", search: SearchConfig | None = None) -> Recognizer:
+def load_model(
+    folder: str | Path,
+    device: str = "auto",
+    search: SearchConfig | None = None,
+    calibration: Calibration | None = None,
+) -> Recognizer:
     """The recogniser of a model folder, or of an experiment's newest checkpoint."""
     saved = model_folder.read(Path(folder))
     chosen = pick_device(device)
@@ -201,6 +211,7 @@ def load_model(folder: str | Path, device: str = "auto", search: SearchConfig | 
         device=chosen,
         config=search or SearchConfig(),
         digest=saved.digest,
+        calibration=calibration,
     )
 
 

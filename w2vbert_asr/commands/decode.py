@@ -24,10 +24,11 @@ import torch
 
 from w2vbert_asr import model_folder
 from w2vbert_asr.batch import FRAMES_PER_SECOND
+from w2vbert_asr.commands.calibrate import read_calibration
 from w2vbert_asr.data import batching, journal
 from w2vbert_asr.data.faults import fault
 from w2vbert_asr.data.features import FeatureReader
-from w2vbert_asr.data.files import atomic_dir
+from w2vbert_asr.data.files import atomic_dir, sha256
 from w2vbert_asr.data.parallel import map_parallel, num_processes
 from w2vbert_asr.data.tables import write_table
 from w2vbert_asr.errors import DataError, ResourceError, summarize
@@ -45,7 +46,7 @@ class Config:
     """batch_seconds: padded audio decoded at once. num_best: hypotheses kept in hyp.jsonl.
 
     num_jobs: processes, each of one thread and with a model of its own; 0: as many as torch would use threads (the
-    cores, or OMP_NUM_THREADS), on a GPU one.
+    cores, or OMP_NUM_THREADS), on a GPU one. calibration: of confidences, a file of `w2vbert calibrate`.
     """
 
     model: Path
@@ -56,6 +57,7 @@ class Config:
     batch_seconds: float = 120.0
     num_best: int = 4
     num_jobs: int = 0
+    calibration: Path | None = None
 
     def problems(self) -> list[str]:
         return [f"num_jobs: expected 0 or more, found {self.num_jobs}"] if self.num_jobs < 0 else []
@@ -76,6 +78,8 @@ def run(config: Config) -> dict[str, object]:
     """
     if config.out.exists() and not config.out.is_dir():
         raise DataError(f"{config.out}: is a file, and a folder is to be written there; choose another name")
+    if config.calibration:
+        read_calibration(config.calibration)  # before anything else is done
     device = pick_device(config.device).type
     began = time.perf_counter()
     folder = config.out.resolve()
@@ -117,6 +121,7 @@ def _task(config: Config, reader: FeatureReader, model: str, device: str) -> dic
         "model": model,
         "search": hashlib.sha256(json.dumps(search, sort_keys=True).encode()).hexdigest(),
         "data": hashlib.sha256(json.dumps([reader.digest, stats]).encode()).hexdigest(),
+        "calibration": sha256(config.calibration) if config.calibration else "",
         "device or torch": f"{device} {torch.__version__}",
     }
 
@@ -135,7 +140,8 @@ class _Worker:
 
 @functools.lru_cache(maxsize=1)
 def _worker(config: Config, digest: str) -> _Worker:
-    recognizer = load_model(config.model, config.device, config.search)
+    calibration = read_calibration(config.calibration) if config.calibration else None
+    recognizer = load_model(config.model, config.device, config.search, calibration)
     if recognizer.digest != digest:
         raise DataError(f"{config.model}: has changed while it was used; decode again, from a model folder (stage 5)")
     folder = config.out.resolve()

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from w2vbert_asr.commands.calibrate import read_calibration
 from w2vbert_asr.errors import DataError, summarize
 from w2vbert_asr.recognizer import load_model
 from w2vbert_asr.search import SearchConfig
@@ -13,13 +14,17 @@ from w2vbert_asr.search import SearchConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """files: of any format, rate and channel count that soundfile reads. max_seconds: a longer recording is cut."""
+    """files: of any format, rate and channel count that soundfile reads. max_seconds: a longer recording is cut.
+
+    calibration: of confidences, a file of `w2vbert calibrate`.
+    """
 
     model: Path
     files: tuple[Path, ...]
     search: SearchConfig = field(default_factory=SearchConfig)
     device: str = "auto"
     max_seconds: float = 30.0
+    calibration: Path | None = None
 
     def problems(self) -> list[str]:
         fine = self.max_seconds >= 1
@@ -28,7 +33,8 @@ class Config:
 
 def run(config: Config) -> dict[str, object]:
     """Print a line a file: the text, after the file name where there are several; unusable files are named last."""
-    recognizer = load_model(config.model, config.device, config.search)
+    calibration = read_calibration(config.calibration) if config.calibration else None
+    recognizer = load_model(config.model, config.device, config.search, calibration)
     found: dict[str, object] = {}
     failed: list[str] = []
     for file in config.files:
