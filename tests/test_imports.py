@@ -131,7 +131,7 @@ def test_the_package_starts_without_torch() -> None:
     assert "torch" not in modules_after("import w2vbert_asr.cli")
 
 
-@pytest.mark.parametrize("verb", ["prepare", "validate", "fix", "shard", "score", "config"])
+@pytest.mark.parametrize("verb", ["prepare", "validate", "fix", "shard", "score", "calibrate", "config"])
 def test_verbs_without_a_model_start_without_torch(verb: str) -> None:
     assert "torch" not in modules_after(f"import w2vbert_asr.commands.{verb}")
 

@@ -97,7 +97,9 @@ def test_every_stage_leaves_what_the_contract_says(work: Path) -> None:
     last = work / "exp/asr/checkpoints/step-00000006"
     assert last.is_dir() and (work / "exp/asr/report.html").is_file()
     decode = work / "exp/asr/decode/test"
-    for file in ("text", "hyp.jsonl", "wer.json", "wer_sclite.json", "result.txt", "ref.trn", "hyp.trn"):
+    for file in ("text", "hyp.jsonl", "ctm", "decode.json", "timing.json"):
+        assert (decode / file).is_file(), file
+    for file in ("wer.json", "wer_sclite.json", "result.txt", "ref.trn", "hyp.trn"):
         assert (decode / file).is_file(), file
     for file in ("config.yaml", "model.safetensors", "bpe.model", "feature_stats.safetensors", "README.md"):
         assert (work / "exp/asr/model" / file).is_file(), file
