@@ -84,9 +84,8 @@ def run(config: Config) -> dict[str, object]:
     began = time.perf_counter()
     folder = config.out.resolve()
     partial = folder.with_name(f".{folder.name}.journal")
+    reader, digest = _reader(config.data), model_folder.digest(config.model)
     with own(partial, "decoding"):
-        reader = _reader(config.data)
-        digest = model_folder.digest(config.model)
         numbers = batching.batch_by_cost(reader.num_frames, config.batch_seconds * FRAMES_PER_SECOND, None)
         batches = [_Batch(number=place, utterances=tuple(several.tolist())) for place, several in enumerate(numbers)]
         done = journal.begin(partial, _task(config, reader, digest, device))
@@ -202,7 +201,10 @@ def _one_thread() -> Iterator[None]:
 def _write(
     config: Config, reader: FeatureReader, batches: Mapping[int, Any], num_jobs: int, wall_seconds: float
 ) -> dict[str, object]:
-    """The files of the output, from the results of all batches."""
+    """The files of the output, from the results of all batches.
+
+    Seconds of decoding are summed over processes and over runs that were killed; wall_seconds are those of this run.
+    """
     records = dict(pair for number in sorted(batches) for pair in batches[number]["records"])
     records = {number: records[number] for number in sorted(records)}
     audio = int(reader.num_frames.sum()) / FRAMES_PER_SECOND

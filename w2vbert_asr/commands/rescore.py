@@ -41,8 +41,8 @@ class Config:
 def run(config: Config) -> dict[str, object]:
     """Write `text` and `hyp.jsonl` as `decode` does, each n-best entry with its log_prob, the most probable first.
 
-    log_prob of an utterance is that of the search's own best hypothesis, which its tokens, times and score go on to
-    describe; text is that of the most probable one. Prints means over utterances: of that log_prob, of what the
+    log_prob of an utterance is that of the search's own best hypothesis, which its tokens, words, times and score go on
+    to describe; text is that of the most probable one. Prints means over utterances: of that log_prob, of what the
     search's score falls short of it, of the log_prob of the most probable ones, and the share in which that is another.
     """
     records = _read(config.hyp / HYPOTHESES)
