@@ -74,7 +74,6 @@ _TRAINING = (
 _SEARCH = (
     Arg("--search", "greedy, beam, alsd or maes", "search.name"),
     Arg("--beam-size", "hypotheses kept", "search.beam_size", "int"),
-    Arg("--device", "cpu, cuda or auto"),
 )
 
 _CALIBRATION = _path("--calibration", "file of `w2vbert calibrate`, for confidences")
@@ -134,6 +133,17 @@ VERBS: dict[str, Verb] = {
             _path("--check", "Kaldi text files whose unseen characters to report", many=True),
             Arg("--vocab-size", "word pieces (a soft limit)", kind="int"),
             _OUT,
+        ),
+    ),
+    "ngram": Verb(
+        "train an n-gram language model over word pieces",
+        (
+            _path("--text", "Kaldi text files", many=True),
+            _path("--lines", "plain text files, a sentence a line (.gz too)", many=True),
+            _path("--tokenizer", "bpe.model of stage 2"),
+            Arg("--order", "longest n-grams (default 4)", kind="int"),
+            _path("--dev", "Kaldi text files whose perplexity to report", many=True),
+            _path("--out", "ARPA file to write"),
         ),
     ),
     "pretrain": Verb("pre-train W2V-BERT", _TRAINING),

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from w2vbert_asr.data.files import atomic_dir
 from w2vbert_asr.data.source import find_whole, write_source
-from w2vbert_asr.data.tables import Problem, parse_text, read_table
-from w2vbert_asr.errors import DataError, summarize
+from w2vbert_asr.data.texts import read_transcripts
 from w2vbert_asr.text.tokenizer import Tokenizer, train, unseen_characters
 
 FORMAT = 1  # raise it when the same texts would give another model
@@ -41,10 +39,7 @@ class Config:
 
 def run(config: Config) -> dict[str, object]:
     """Write `bpe.model` and `vocab.txt` (a piece a line, in the order of their ids) into `config.out`."""
-    problems: list[str] = []
-    texts, others = _read(config.text, problems), _read(config.check, problems)
-    if problems:
-        raise DataError(f"{len(problems)} problem(s):\n{summarize(problems)}")
+    texts, others = read_transcripts(config.text, config.check)
     options = [FORMAT, config.vocab_size, config.model_type]
     digest = hashlib.sha256(json.dumps([options, texts]).encode()).hexdigest()
     summary = find_whole(config.out, digest)
@@ -64,14 +59,3 @@ def run(config: Config) -> dict[str, object]:
         _log.warning("characters that no training text has; they decode to none of these: %s", shown)
     print(f"{config.out}: {summary['vocab_size']} word pieces" + ("" if made else ", made before from the same texts"))
     return {**summary, "unseen": unseen, "made": made}
-
-
-def _read(paths: Sequence[Path], problems: list[str]) -> list[str]:
-    """The transcripts of Kaldi text files, each file in byte order of utt_id."""
-    texts: list[str] = []
-    for path in paths:
-        found: list[Problem] = []
-        records = read_table(path, parse_text, found)
-        problems.extend(str(path.parent / str(problem)) for problem in found if problem.severity == "error")
-        texts.extend(records[utt_id] for utt_id in sorted(records))
-    return texts
