@@ -74,6 +74,12 @@ _TRAINING = (
 _SEARCH = (
     Arg("--search", "greedy, beam, alsd or maes", "search.name"),
     Arg("--beam-size", "hypotheses kept", "search.beam_size", "int"),
+    _path("--lm", "language model to add: an ARPA file of `w2vbert ngram`"),
+    Arg("--lm-weight", "its weight", "search.lm_weight", "float"),
+    Arg("--length-reward", "added for every word piece", "search.length_reward", "float"),
+    _path("--lodr", "low-order n-gram model of the training text, to take away"),
+    Arg("--lodr-weight", "its weight", "search.lodr_weight", "float"),
+    Arg("--device", "cpu, cuda or auto"),
 )
 
 _CALIBRATION = _path("--calibration", "file of `w2vbert calibrate`, for confidences")
@@ -175,6 +181,17 @@ VERBS: dict[str, Verb] = {
             *_SEARCH,
             _CALIBRATION,
             _JOBS,
+        ),
+    ),
+    "tune": Verb(
+        "find the weight of a language model and the length reward on a development set, with one pass of the encoder",
+        (
+            _path("--model", "model folder or experiment"),
+            _path("--data", "data directory, with its text"),
+            _path("--out", "folder to write: tune.json, tune.png, and decode.yaml for `decode --config`"),
+            Arg("--lm-weights", "weights to try", kind="float", many=True),
+            Arg("--length-rewards", "rewards to try", kind="float", many=True),
+            *(arg for arg in _SEARCH if arg.name not in ("--lm-weight", "--length-reward")),
         ),
     ),
     "rescore": Verb(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from w2vbert_asr.features.fbank import FbankConfig, fbank
 from w2vbert_asr.features.stats import FeatureStats
 from w2vbert_asr.models.transducer import Transducer
 from w2vbert_asr.scoring.calibration import Calibration
-from w2vbert_asr.search import Hypothesis, SearchConfig, exact_log_probs, search
+from w2vbert_asr.search import Fusion, Hypothesis, LanguageModel, SearchConfig, exact_log_probs, fuse, search
+from w2vbert_asr.text import arpa
+from w2vbert_asr.text.ngram import NGramModel
 from w2vbert_asr.text.tokenizer import Tokenizer
 
 FRAME_SECONDS = 0.04  # of an encoder frame
@@ -81,6 +83,7 @@ class Recognizer:
     config: SearchConfig
     digest: str = ""  # of the model folder that it was read from
     calibration: Calibration | None = None  # of confidences
+    fusion: Fusion | None = None
 
     def transcribe(
         self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None, max_seconds: float = 30.0
@@ -119,11 +122,28 @@ class Recognizer:
         if spoken:
             with torch.inference_mode():
                 encoder_out, lens = self._encode([feats[index] for index in spoken])
-                several = search(self.model, encoder_out, lens, self.config)
+                several = search(self.model, encoder_out, lens, self.config, self.fusion)
                 confidences = token_confidences(self.model, encoder_out, [own[0] for own in several])
             for index, own, sure in zip(spoken, several, confidences, strict=True):
                 found[index] = Recognized(transcript=self._transcript(own, sure), hypotheses=tuple(own))
         return found
+
+    def decode_with(
+        self, feats: Sequence[Tensor], searches: Sequence[tuple[SearchConfig, Fusion | None]]
+    ) -> Iterator[list[list[Hypothesis]]]:
+        """What `decode` returns, for each of several searches in turn; the encoder runs once."""
+        silence = [Hypothesis(tokens=(), score=0.0, times=(), capped=False)]
+        spoken = [index for index, one in enumerate(feats) if len(one) >= _MIN_FRAMES]
+        with torch.inference_mode():
+            encoded = self._encode([feats[index] for index in spoken]) if spoken else None
+        for config, fusion in searches:
+            found = [silence] * len(feats)
+            if encoded is not None:
+                with torch.inference_mode():
+                    own = search(self.model, *encoded, config, fusion)
+                for index, hypotheses in zip(spoken, own, strict=True):
+                    found[index] = hypotheses
+            yield found
 
     def log_probs(self, feats: Sequence[Tensor], tokens: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         """Exact natural log P, over all alignments, of each utterance's token sequences (ids), given raw filterbanks.
@@ -200,19 +220,31 @@ def load_model(
     device: str = "auto",
     search: SearchConfig | None = None,
     calibration: Calibration | None = None,
+    lm: str | Path | None = None,
+    lodr: str | Path | None = None,
 ) -> Recognizer:
-    """The recogniser of a model folder, or of an experiment's newest checkpoint."""
+    """The recogniser of a model folder, or of an experiment's newest checkpoint.
+
+    lm, lodr: a language model to add with search.lm_weight, an n-gram model to take away with search.lodr_weight.
+    """
     saved = model_folder.read(Path(folder))
-    chosen = pick_device(device)
+    chosen, tokenizer, config = pick_device(device), saved.tokenizer(), search or SearchConfig()
+    models = [None if path is None else load_language_model(path, tokenizer, chosen) for path in (lm, lodr)]
     return Recognizer(
         model=saved.transducer().to(chosen),
-        tokenizer=saved.tokenizer(),
+        tokenizer=tokenizer,
         stats=saved.stats,
         device=chosen,
-        config=search or SearchConfig(),
+        config=config,
+        fusion=fuse(config, *models),
         digest=saved.digest,
         calibration=calibration,
     )
+
+
+def load_language_model(path: str | Path, tokenizer: Tokenizer, device: torch.device) -> LanguageModel:
+    """The n-gram model of an ARPA file over the tokenizer's word pieces."""
+    return NGramModel(arpa.read(path, tokenizer.pieces(range(tokenizer.vocab_size))), device)
 
 
 def pick_device(name: str) -> torch.device:

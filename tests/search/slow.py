@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -41,11 +41,66 @@ def encoder_output(*lens: int) -> tuple[Tensor, Tensor]:
     return torch.randn(len(lens), max(lens), ENCODER_DIM, dtype=torch.float64), torch.tensor(lens)
 
 
-class SlowModel:
-    """log P(symbol | frame, tokens) of one utterance, a cell at a time."""
+class HistoryLM:
+    """A language model of random probabilities that depend on all tokens before; its states are numbers of prefixes."""
 
-    def __init__(self, model: Model, encoder_out: Tensor) -> None:
-        self.model, self.encoder_out = model, encoder_out
+    def __init__(self, vocab_size: int, seed: int) -> None:
+        self.vocab_size, self.seed = vocab_size, seed
+        self.prefixes: list[tuple[int, ...]] = []
+        self.num_steps = 0
+        self.rows: dict[tuple[int, ...], Tensor] = {}
+
+    def row(self, tokens: tuple[int, ...]) -> Tensor:
+        """(V + 1,) natural log P, the end last."""
+        if tokens in self.rows:
+            return self.rows[tokens]
+        seed = self.seed
+        for token in tokens:
+            seed = (seed * 1000003 + token + 1) % 2**61
+        noise = torch.randn(self.vocab_size + 1, generator=torch.Generator().manual_seed(seed)) * 1.5
+        self.rows[tokens] = noise.log_softmax(0)
+        return self.rows[tokens]
+
+    def start(self) -> Tensor:
+        self.prefixes = [()]
+        return torch.zeros(1, dtype=torch.long)
+
+    def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
+        first = len(self.prefixes)
+        self.num_steps += len(states)
+        pairs = zip(states.tolist(), tokens.tolist(), strict=True)
+        self.prefixes += [(*self.prefixes[state], token) for state, token in pairs]
+        return torch.arange(first, len(self.prefixes))
+
+    def log_probs(self, states: Tensor) -> Tensor:
+        return torch.stack([self.row(self.prefixes[state]) for state in states.tolist()])
+
+
+@dataclass
+class SlowFusion:
+    """What language models add, a token at a time."""
+
+    parts: list[tuple[HistoryLM, float]]
+    reward: float
+
+    def added(self, tokens: tuple[int, ...], token: int) -> float:
+        return sum(weight * lm.row(tokens)[token].item() for lm, weight in self.parts) + self.reward
+
+    def end(self, tokens: tuple[int, ...]) -> float:
+        return sum(weight * lm.row(tokens)[-1].item() for lm, weight in self.parts)
+
+    def total(self, tokens: tuple[int, ...]) -> float:
+        return sum(self.added(tokens[:u], token) for u, token in enumerate(tokens)) + self.end(tokens)
+
+
+NO_FUSION = SlowFusion([], 0.0)
+
+
+class SlowModel:
+    """log P(symbol | frame, tokens) of one utterance, a cell at a time, with what language models add."""
+
+    def __init__(self, model: Model, encoder_out: Tensor, fusion: SlowFusion = NO_FUSION) -> None:
+        self.model, self.encoder_out, self.fusion = model, encoder_out, fusion
         self.cache: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
@@ -55,7 +110,8 @@ class SlowModel:
             decoder_out = self.model.decoder(row, torch.tensor([len(tokens)]))[0, -1]
             encoder_proj = self.model.joiner.project_encoder(self.encoder_out)
             logits = self.model.joiner(encoder_proj, self.model.joiner.project_decoder(decoder_out))
-            self.cache[tokens] = logits.log_softmax(-1)
+            added = [0.0, *(self.fusion.added(tokens, token) for token in range(1, logits.shape[1]))]
+            self.cache[tokens] = logits.log_softmax(-1) + torch.tensor(added, dtype=torch.float64)
         log_probs: list[float] = self.cache[tokens][frame].tolist()
         return log_probs
 
@@ -73,9 +129,11 @@ def log_add(a: float, b: float) -> float:
     return high + math.log1p(math.exp(low - high))
 
 
-def slow_beam(model: Model, encoder_out: Tensor, size: int, cap: int) -> list[Hypothesis]:
+def slow_beam(
+    model: Model, encoder_out: Tensor, size: int, cap: int, fusion: SlowFusion = NO_FUSION
+) -> list[Hypothesis]:
     """The K best of both those that have ended the frame and the others; exhaustive where `size` is never reached."""
-    log_probs = SlowModel(model, encoder_out)
+    log_probs = SlowModel(model, encoder_out, fusion)
     pool = {(): Entry(0.0, 0.0, ())}
     for frame in range(len(encoder_out)):
         active, ended = pool, dict[tuple[int, ...], Entry]()
@@ -97,8 +155,7 @@ def slow_beam(model: Model, encoder_out: Tensor, size: int, cap: int) -> list[Hy
                 {tokens: entry for tokens, entry in kept if group.get(tokens) is entry} for group in (ended, grown)
             )
         pool = ended
-    ranked = sorted(pool.items(), key=lambda item: -item[1].score)
-    return [Hypothesis(tokens, entry.score, entry.times, entry.capped) for tokens, entry in ranked]
+    return ranked(with_end(pool, fusion), fusion)
 
 
 def slow_greedy(model: Model, encoder_out: Tensor, cap: int) -> Hypothesis:
@@ -121,6 +178,7 @@ def assert_same(actual: list[Hypothesis], expected: list[Hypothesis]) -> None:
     assert [one.times for one in actual] == [one.times for one in expected]
     assert [one.capped for one in actual] == [one.capped for one in expected]
     assert [one.score for one in actual] == pytest.approx([one.score for one in expected], abs=1e-9)
+    assert [one.lm_score for one in actual] == pytest.approx([one.lm_score for one in expected], abs=1e-5)
 
 
 def exact_log_prob(model: Model, encoder_out: Tensor, tokens: tuple[int, ...]) -> float:
@@ -134,9 +192,11 @@ def exact_log_prob(model: Model, encoder_out: Tensor, tokens: tuple[int, ...]) -
     return -loss.item()
 
 
-def slow_alsd(model: Model, encoder_out: Tensor, size: int, ratio: float) -> list[Hypothesis]:
+def slow_alsd(
+    model: Model, encoder_out: Tensor, size: int, ratio: float, fusion: SlowFusion = NO_FUSION
+) -> list[Hypothesis]:
     """The search as alsd.py defines it; without its early end, which must not change anything."""
-    log_probs = SlowModel(model, encoder_out)
+    log_probs = SlowModel(model, encoder_out, fusion)
     num_frames, most = len(encoder_out), math.ceil(ratio * len(encoder_out))
     pool, finished = {(): Entry(0.0, 0.0, ())}, dict[tuple[int, ...], Entry]()
     for num_moves in range(num_frames + most):
@@ -155,14 +215,16 @@ def slow_alsd(model: Model, encoder_out: Tensor, size: int, ratio: float) -> lis
         merged = {tokens: merge(entries) for tokens, entries in reached.items()}
         pool = dict(sorted(merged.items(), key=lambda item: -item[1].score)[:size])
         ended = {tokens: entry for tokens, entry in pool.items() if num_moves + 1 - len(tokens) == num_frames}
-        finished = dict(sorted({**finished, **ended}.items(), key=lambda item: -item[1].score)[:size])
+        finished = dict(sorted({**finished, **with_end(ended, fusion)}.items(), key=lambda item: -item[1].score)[:size])
         pool = {tokens: entry for tokens, entry in pool.items() if tokens not in ended}
-    return ranked(finished)
+    return ranked(finished, fusion)
 
 
-def slow_maes(model: Model, encoder_out: Tensor, size: int, steps: int, gamma: float) -> list[Hypothesis]:
+def slow_maes(
+    model: Model, encoder_out: Tensor, size: int, steps: int, gamma: float, fusion: SlowFusion = NO_FUSION
+) -> list[Hypothesis]:
     """The search as maes.py defines it; with a gamma of 30 that of beam.py."""
-    log_probs = SlowModel(model, encoder_out)
+    log_probs = SlowModel(model, encoder_out, fusion)
     pool = {(): Entry(0.0, 0.0, ())}
     for frame in range(len(encoder_out)):
         active, ended = pool, dict[tuple[int, ...], Entry]()
@@ -183,7 +245,7 @@ def slow_maes(model: Model, encoder_out: Tensor, size: int, steps: int, gamma: f
             better = [item for item in grown.items() if item[1].score > worst]
             active = dict(sorted(better, key=lambda item: -item[1].score)[:size])
         pool = ended
-    return ranked(pool)
+    return ranked(with_end(pool, fusion), fusion)
 
 
 def merge(entries: list[Entry]) -> Entry:
@@ -192,9 +254,16 @@ def merge(entries: list[Entry]) -> Entry:
     return Entry(score, best.path, best.times, best.capped)
 
 
-def ranked(pool: dict[tuple[int, ...], Entry]) -> list[Hypothesis]:
-    best_first = sorted(pool.items(), key=lambda item: -item[1].score)
-    return [Hypothesis(tokens, entry.score, entry.times, entry.capped) for tokens, entry in best_first]
+def with_end(pool: dict[tuple[int, ...], Entry], fusion: SlowFusion) -> dict[tuple[int, ...], Entry]:
+    return {tokens: replace(entry, score=entry.score + fusion.end(tokens)) for tokens, entry in pool.items()}
+
+
+def ranked(pool: dict[tuple[int, ...], Entry], fusion: SlowFusion) -> list[Hypothesis]:
+    found = []
+    for tokens, entry in sorted(pool.items(), key=lambda item: -item[1].score):
+        lm_score = fusion.total(tokens)
+        found.append(Hypothesis(tokens, entry.score - lm_score, entry.times, entry.capped, lm_score))
+    return found
 
 
 def best_path(model: Model, encoder_out: Tensor, tokens: tuple[int, ...]) -> tuple[int, ...]:

@@ -47,11 +47,14 @@ class Config:
 
     num_jobs: processes, each of one thread and with a model of its own; 0: as many as torch would use threads (the
     cores, or OMP_NUM_THREADS), on a GPU one. calibration: of confidences, a file of `w2vbert calibrate`.
+    lm, lodr: language models (ARPA files) to add with search.lm_weight, to take away with search.lodr_weight.
     """
 
     model: Path
     data: Path
     out: Path
+    lm: Path | None = None
+    lodr: Path | None = None
     search: SearchConfig = field(default_factory=SearchConfig)
     device: str = "auto"
     batch_seconds: float = 120.0
@@ -121,8 +124,17 @@ def _task(config: Config, reader: FeatureReader, model: str, device: str) -> dic
         "search": hashlib.sha256(json.dumps(search, sort_keys=True).encode()).hexdigest(),
         "data": hashlib.sha256(json.dumps([reader.digest, stats]).encode()).hexdigest(),
         "calibration": sha256(config.calibration) if config.calibration else "",
+        "language models": " ".join(_digest(path) for path in (config.lm, config.lodr)),
         "device or torch": f"{device} {torch.__version__}",
     }
+
+
+def _digest(path: Path | None) -> str:
+    """Of a language model: of a file, or of the files of a folder."""
+    if path is None:
+        return "none"
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    return hashlib.sha256("".join(sha256(one) for one in files).encode()).hexdigest()
 
 
 # --- in each process --------------------------------------------------------------------------------------------------
@@ -140,7 +152,7 @@ class _Worker:
 @functools.lru_cache(maxsize=1)
 def _worker(config: Config, digest: str) -> _Worker:
     calibration = read_calibration(config.calibration) if config.calibration else None
-    recognizer = load_model(config.model, config.device, config.search, calibration)
+    recognizer = load_model(config.model, config.device, config.search, calibration, config.lm, config.lodr)
     if recognizer.digest != digest:
         raise DataError(f"{config.model}: has changed while it was used; decode again, from a model folder (stage 5)")
     folder = config.out.resolve()
@@ -166,7 +178,12 @@ def _decode_batch(config: Config, digest: str, batch: _Batch) -> None:
     records = []
     for number, one in zip(batch.utterances, found, strict=True):
         nbest = [
-            {"text": worker.recognizer.tokenizer.decode(each.tokens), "token_ids": each.tokens, "score": each.score}
+            {
+                "text": worker.recognizer.tokenizer.decode(each.tokens),
+                "token_ids": each.tokens,
+                "score": each.score,
+                "lm_score": each.lm_score,
+            }
             for each in one.hypotheses[: config.num_best]
         ]
         record = {"utt_id": worker.reader.utt_ids[number], **dataclasses.asdict(one.transcript)}

@@ -41,6 +41,8 @@ class Config:
 def run(config: Config) -> dict[str, object]:
     """Write `text` and `hyp.jsonl` as `decode` does, each n-best entry with its log_prob, the most probable first.
 
+    Where language models had a part in the search, what they added (lm_score) is added to that for the ranking.
+
     log_prob of an utterance is that of the search's own best hypothesis, which its tokens, words, times and score go on
     to describe; text is that of the most probable one. Prints means over utterances: of that log_prob, of what the
     search's score falls short of it, of the log_prob of the most probable ones, and the share in which that is another.
@@ -63,7 +65,7 @@ def run(config: Config) -> dict[str, object]:
         for record, log_probs in zip(own, found, strict=True):
             record["log_prob"] = log_probs[0]
             entries = [entry | {"log_prob": one} for entry, one in zip(record["nbest"], log_probs, strict=True)]
-            record["nbest"] = sorted(entries, key=lambda entry: -entry["log_prob"])
+            record["nbest"] = sorted(entries, key=lambda entry: -entry["log_prob"] - entry.get("lm_score", 0.0))
     result = _summary(list(records.values()))
     for record in records.values():
         record["text"] = record["nbest"][0]["text"]

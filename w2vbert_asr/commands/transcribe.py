@@ -16,11 +16,13 @@ from w2vbert_asr.search import SearchConfig
 class Config:
     """files: of any format, rate and channel count that soundfile reads. max_seconds: a longer recording is cut.
 
-    calibration: of confidences, a file of `w2vbert calibrate`.
+    calibration: of confidences, a file of `w2vbert calibrate`. lm, lodr: as in `decode`.
     """
 
     model: Path
     files: tuple[Path, ...]
+    lm: Path | None = None
+    lodr: Path | None = None
     search: SearchConfig = field(default_factory=SearchConfig)
     device: str = "auto"
     max_seconds: float = 30.0
@@ -34,7 +36,7 @@ class Config:
 def run(config: Config) -> dict[str, object]:
     """Print a line a file: the text, after the file name where there are several; unusable files are named last."""
     calibration = read_calibration(config.calibration) if config.calibration else None
-    recognizer = load_model(config.model, config.device, config.search, calibration)
+    recognizer = load_model(config.model, config.device, config.search, calibration, config.lm, config.lodr)
     found: dict[str, object] = {}
     failed: list[str] = []
     for file in config.files:

@@ -9,29 +9,36 @@ from torch import Tensor
 from w2vbert_asr.search.alsd import alsd
 from w2vbert_asr.search.beam import beam
 from w2vbert_asr.search.exact import exact_log_probs
+from w2vbert_asr.search.fusion import Fusion, fuse
 from w2vbert_asr.search.greedy import greedy
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
-from w2vbert_asr.search.interface import Searchable
+from w2vbert_asr.search.interface import LanguageModel, Searchable
 from w2vbert_asr.search.maes import maes
 
 __all__ = [
+    "Fusion",
     "Hypothesis",
+    "LanguageModel",
     "SearchConfig",
     "Searchable",
     "alsd",
     "beam",
     "exact_log_probs",
+    "fuse",
     "greedy",
     "maes",
     "search",
 ]
 
 
-def _greedy(model: Searchable, encoder_out: Tensor, lens: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
+def _greedy(
+    model: Searchable, encoder_out: Tensor, lens: Tensor, config: SearchConfig, fusion: Fusion | None
+) -> list[list[Hypothesis]]:
+    assert fusion is None, "the configuration says so"
     return [[hypothesis] for hypothesis in greedy(model, encoder_out, lens, config)]
 
 
-SEARCHES: dict[str, Callable[[Searchable, Tensor, Tensor, SearchConfig], list[list[Hypothesis]]]] = {
+SEARCHES: dict[str, Callable[[Searchable, Tensor, Tensor, SearchConfig, Fusion | None], list[list[Hypothesis]]]] = {
     "greedy": _greedy,
     "beam": beam,
     "alsd": alsd,
@@ -40,10 +47,14 @@ SEARCHES: dict[str, Callable[[Searchable, Tensor, Tensor, SearchConfig], list[li
 
 
 def search(
-    model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, config: SearchConfig
+    model: Searchable,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    config: SearchConfig,
+    fusion: Fusion | None = None,
 ) -> list[list[Hypothesis]]:
     """encoder_out (B, T, E), encoder_out_lens (B,) -> the hypotheses of each utterance, at least one, best first.
 
-    The model must be in evaluation mode.
+    fusion: what language models add (see `fuse`; not for greedy search). The model must be in evaluation mode.
     """
-    return SEARCHES[config.name](model, encoder_out, encoder_out_lens, config)
+    return SEARCHES[config.name](model, encoder_out, encoder_out_lens, config, fusion)

@@ -7,7 +7,8 @@ times. The K best are kept, and what has taken the blank of the last frame is se
 sum over all alignments that were never dropped. With K = 1 every step takes the best of blank and tokens.
 
 An utterance of T frames may have `alsd_max_ratio` times T tokens. It is done when what is left of its probability is
-less than what the last of K finished hypotheses has.
+less than what the last of K finished hypotheses has, or at its last move where tokens can add to a score (a length
+reward, LODR), so that what is left may still grow.
 
 Source: Saon, Tueske and Audhkhasi 2020, "Alignment-Length Synchronous Decoding for RNN Transducer", ICASSP.
 Dimension letters: B batch, T frames, K beam, R active hypotheses of all utterances, V vocabulary.
@@ -20,6 +21,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
+from w2vbert_asr.search.fusion import Fusion
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
 from w2vbert_asr.search.interface import Searchable
 from w2vbert_asr.search.moves import Moves, advance, log_probabilities
@@ -32,7 +34,11 @@ SLOTS_PER_HYPOTHESIS = 8  # prefixes remembered for each of the beam
 
 @torch.no_grad()
 def alsd(
-    model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, config: SearchConfig
+    model: Searchable,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    config: SearchConfig,
+    fusion: Fusion | None = None,
 ) -> list[list[Hypothesis]]:
     """encoder_out (B, T, E), encoder_out_lens (B,) -> up to `beam_size` hypotheses of each utterance, best first."""
     batch, num_frames, _ = encoder_out.shape
@@ -40,19 +46,22 @@ def alsd(
     lens = encoder_out_lens.to(device)[:, None]
     max_tokens = (lens * config.alsd_max_ratio).ceil().long()
     encoder_rows = model.joiner.project_encoder(encoder_out).flatten(0, 1)
-    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * size, device)
+    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * size, device, fusion)
     trace = Trace()
     pool = Pool.start(prefixes.root_slots, size)
-    finished = replace(pool, score=pool.score.masked_fill(lens > 0, -torch.inf))
+    finished = replace(pool, score=pool.score.masked_fill(lens > 0, -torch.inf)).end(prefixes)
     pool = replace(pool, active=pool.active & (lens > 0))
+    may_gain = fusion is not None and fusion.can_gain
     for num_moves in range(num_frames + int(max_tokens.max()) if batch else 0):
         rows = pool.active.flatten().nonzero()[:, 0]
         if len(rows) == 0:
             break
         frames = num_moves - pool.num_tokens
         place = (torch.arange(batch, device=device)[:, None] * num_frames + frames).flatten()[rows]
-        vectors = prefixes.vectors.index_select(0, pool.slot.flatten()[rows])
+        slots = pool.slot.flatten()[rows]
+        vectors = prefixes.vectors.index_select(0, slots)
         log_probs = log_probabilities(model.joiner(encoder_rows.index_select(0, place), vectors))
+        log_probs = prefixes.with_lm(log_probs, slots)
         at_cap = pool.active & (pool.num_tokens >= max_tokens)
         pool = replace(pool, capped=pool.capped | at_cap)
 
@@ -63,9 +72,9 @@ def alsd(
 
         pool = replace(pool, active=pool.score > -torch.inf)
         ended = pool.active & (num_moves + 1 - pool.num_tokens >= lens)
-        finished = _best(finished, replace(pool, score=pool.score.masked_fill(~ended, -torch.inf)))
+        finished = _best(finished, replace(pool, score=pool.score.masked_fill(~ended, -torch.inf)).end(prefixes))
         score = pool.score.masked_fill(ended, -torch.inf)
-        going = score.logsumexp(1) > finished.score[:, -1]
+        going = (score.logsumexp(1) > finished.score[:, -1]) | may_gain
         pool = replace(pool, score=score, active=(score > -torch.inf) & going[:, None])
     return finished.read(trace, config)
 

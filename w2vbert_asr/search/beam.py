@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from w2vbert_asr.search.frame_sync import Rules, search_frames
+from w2vbert_asr.search.fusion import Fusion
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
 from w2vbert_asr.search.interface import Searchable
 
@@ -24,12 +25,16 @@ GAMMA = 30.0  # nats, 1e-13
 
 
 def beam(
-    model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, config: SearchConfig
+    model: Searchable,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    config: SearchConfig,
+    fusion: Fusion | None = None,
 ) -> list[list[Hypothesis]]:
     """encoder_out (B, T, E), encoder_out_lens (B,) -> up to `beam_size` hypotheses of each utterance, best first."""
     select, places = (best_of_each, 2 * config.beam_size) if config.beam_size > 1 else (_best, 1)
     rules = Rules(select=select, places=places, max_symbols=config.max_symbols_per_frame, gamma=GAMMA)
-    return search_frames(model, encoder_out, encoder_out_lens, config, rules)
+    return search_frames(model, encoder_out, encoder_out_lens, config, rules, fusion)
 
 
 def best_of_each(ended: Tensor, grown: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from w2vbert_asr.search.fusion import Fusion
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
 from w2vbert_asr.search.interface import Searchable
 from w2vbert_asr.search.moves import Moves, advance, log_probabilities
@@ -52,14 +53,19 @@ class Rules:
 
 @torch.no_grad()
 def search_frames(
-    model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, config: SearchConfig, rules: Rules
+    model: Searchable,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    config: SearchConfig,
+    rules: Rules,
+    fusion: Fusion | None = None,
 ) -> list[list[Hypothesis]]:
     """encoder_out (B, T, E), encoder_out_lens (B,) -> up to `beam_size` hypotheses of each utterance, best first."""
     batch, num_frames, _ = encoder_out.shape
     device = encoder_out.device
     lens = encoder_out_lens.to(device)
     encoder_rows = model.joiner.project_encoder(encoder_out).flatten(0, 1)
-    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * config.beam_size, device)
+    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * config.beam_size, device, fusion)
     pool = Pool.start(prefixes.root_slots, rules.places)
     trace = Trace()
     first_rows = torch.arange(batch, device=device) * num_frames
@@ -69,13 +75,15 @@ def search_frames(
         pool = replace(pool, active=pool.active & (frame < lens)[:, None])
         rows = pool.active.flatten().nonzero()[:, 0]
         if len(rows) == 0:
-            return pool.read(trace, config)
+            return pool.end(prefixes).read(trace, config)
         utterance = rows // rules.places
-        vectors = prefixes.vectors.index_select(0, pool.slot.flatten()[rows])
+        slots = pool.slot.flatten()[rows]
+        vectors = prefixes.vectors.index_select(0, slots)
         logits = model.joiner(encoder_rows.index_select(0, (first_rows + frame)[utterance]), vectors)
         at_cap = num_emitted == rules.max_symbols
         pool = replace(pool, capped=pool.capped | (pool.active & at_cap[:, None]))
-        moves = Moves.of(log_probabilities(logits), rows, model.blank_id, config.beam_size)
+        log_probs = prefixes.with_lm(log_probabilities(logits), slots)
+        moves = Moves.of(log_probs, rows, model.blank_id, config.beam_size)
         moves = moves.within(rules.gamma, at_cap[utterance])
         blanked = _end_frame(pool, moves)
         score, choice = rules.select(blanked.score, moves.grown_scores(pool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,13 +13,15 @@ class Hypothesis:
 
     score: natural log probability: of one alignment (greedy), or summed over those that the search kept (beam). times:
     for each token, the encoder frame that emitted it, on the best of these alignments. capped: on that alignment, some
-    frame emitted as many tokens as it may, so that the search, not the model, ended the frame.
+    frame emitted as many tokens as it may, so that the search, not the model, ended the frame. lm_score: what language
+    models and the length reward add, with their weights (see fusion); the search goes by score + lm_score.
     """
 
     tokens: tuple[int, ...]
     score: float
     times: tuple[int, ...]
     capped: bool
+    lm_score: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,8 @@ class SearchConfig:
     alsd_max_ratio: tokens that an utterance may have, for each of its encoder frames. maes_steps: tokens that one frame
     may emit; maes_gamma: natural log probability within which of a hypothesis's best symbol tokens are tried.
     length_normalization (not greedy): rank the final hypotheses by score / (tokens + 1); the scores stay as they are.
+    lm_weight, lodr_weight, length_reward (not greedy): of a language model, of the n-gram model that is taken away, and
+    what a token adds (see fusion).
     """
 
     name: Literal["greedy", "beam", "alsd", "maes"] = "beam"
@@ -38,6 +43,9 @@ class SearchConfig:
     maes_steps: int = 2
     maes_gamma: float = 2.3
     length_normalization: bool = False
+    lm_weight: float = 0.0
+    lodr_weight: float = 0.0
+    length_reward: float = 0.0
 
     def problems(self) -> list[str]:
         found = [
@@ -48,4 +56,13 @@ class SearchConfig:
         for name in ("alsd_max_ratio", "maes_gamma"):
             if not getattr(self, name) > 0:
                 found.append(f"{name}: expected a number above 0, found {getattr(self, name)}")
+        for name in ("lm_weight", "lodr_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                found.append(f"{name}: expected a number that is not negative, found {getattr(self, name)}")
+        if not math.isfinite(self.length_reward):
+            found.append(f"length_reward: expected a number, found {self.length_reward}")
+        if self.name == "greedy":
+            for name in ("lm_weight", "lodr_weight", "length_reward"):
+                if getattr(self, name):
+                    found.append(f"{name}: greedy search has none; use --search beam")
         return found

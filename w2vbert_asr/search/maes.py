@@ -16,15 +16,20 @@ from torch import Tensor
 
 from w2vbert_asr.search.beam import best_of_each
 from w2vbert_asr.search.frame_sync import Rules, search_frames
+from w2vbert_asr.search.fusion import Fusion
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
 from w2vbert_asr.search.interface import Searchable
 
 
 def maes(
-    model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, config: SearchConfig
+    model: Searchable,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    config: SearchConfig,
+    fusion: Fusion | None = None,
 ) -> list[list[Hypothesis]]:
     """encoder_out (B, T, E), encoder_out_lens (B,) -> up to `beam_size` hypotheses of each utterance, best first."""
     rules = Rules(
         select=best_of_each, places=2 * config.beam_size, max_symbols=config.maes_steps, gamma=config.maes_gamma
     )
-    return search_frames(model, encoder_out, encoder_out_lens, config, rules)
+    return search_frames(model, encoder_out, encoder_out_lens, config, rules, fusion)

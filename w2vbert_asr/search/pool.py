@@ -5,13 +5,13 @@ Dimension letters: B batch, P places of an utterance, N some places.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
-from w2vbert_asr.search.prefix_states import ROOT_KEY
+from w2vbert_asr.search.prefix_states import ROOT_KEY, PrefixStates
 from w2vbert_asr.search.trace import ROOT_NODE, Trace
 
 
@@ -19,7 +19,7 @@ from w2vbert_asr.search.trace import ROOT_NODE, Trace
 class Pool:
     """P places of each utterance, every field (B, P); a score of -inf marks an empty one, and only its score counts."""
 
-    score: Tensor  # log of the summed probability
+    score: Tensor  # log of the summed probability, with what language models add
     path_score: Tensor  # of the best alignment alone
     key: Tensor  # of the tokens, see prefix_states
     slot: Tensor  # of the decoder's vector and state
@@ -28,6 +28,7 @@ class Pool:
     num_tokens: Tensor
     active: Tensor
     capped: Tensor  # the best alignment came to the limit on tokens
+    lm_score: Tensor  # what language models have added, once the utterance has ended
 
     @staticmethod
     def start(root_slots: Tensor, places: int) -> Pool:
@@ -46,24 +47,32 @@ class Pool:
             num_tokens=zeros,
             active=score > -torch.inf,
             capped=none,
+            lm_score=torch.zeros_like(score),
         )
 
     def take(self, index: Tensor) -> Pool:
         """The hypotheses at the places `index` (B, N), of each utterance its own."""
         return Pool(*(getattr(self, field.name).gather(1, index) for field in fields(self)))
 
+    def end(self, prefixes: PrefixStates) -> Pool:
+        """The same hypotheses as whole utterances."""
+        end, total = prefixes.ends(self.slot)
+        return replace(self, score=self.score + end, lm_score=total)
+
     def read(self, trace: Trace, config: SearchConfig) -> list[list[Hypothesis]]:
         """The hypotheses of each utterance, best first."""
 
         def rank(hypothesis: Hypothesis) -> float:
-            return hypothesis.score / (len(hypothesis.tokens) + 1 if config.length_normalization else 1)
+            length = len(hypothesis.tokens) + 1 if config.length_normalization else 1
+            return (hypothesis.score + hypothesis.lm_score) / length
 
-        nodes, scores, capped = self.node.tolist(), self.score.tolist(), self.capped.tolist()
+        nodes, capped = self.node.tolist(), self.capped.tolist()
+        scores, lm_scores = (self.score - self.lm_score).tolist(), self.lm_score.tolist()
         found = []
-        for own in zip(trace.read(nodes), scores, capped, strict=True):
+        for own in zip(trace.read(nodes), scores, capped, lm_scores, strict=True):
             hypotheses = [
-                Hypothesis(emissions.tokens, score, emissions.frames, cap)
-                for emissions, score, cap in zip(*own, strict=True)
+                Hypothesis(emissions.tokens, score, emissions.frames, cap, lm_score)
+                for emissions, score, cap, lm_score in zip(*own, strict=True)
                 if score > -torch.inf
             ]
             found.append(sorted(hypotheses, key=rank, reverse=True)[: config.beam_size])

@@ -1,10 +1,11 @@
-"""Decoder vectors and states kept by token prefix, so that a prefix met again costs no decoder step.
+"""What decoder and language models make of a token prefix, kept, so that a prefix met again costs no step of theirs.
 
 A beam meets the same few continuations of a prefix at frame after frame, and drops most prefixes before they grow. So
 what a prefix gives to its continuations is made when it first grows, once for all of them. Every utterance has a
 number of slots; a new prefix takes the one that was in use longest ago.
 
-Dimension letters: B batch, C slots an utterance, N new prefixes, J joiner, L layers, H hidden.
+Dimension letters: B batch, C slots an utterance, N new prefixes, J joiner, L layers, H hidden, V vocabulary, M language
+models.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from w2vbert_asr.models.decoder import DecoderState
+from w2vbert_asr.search.fusion import Fusion
 from w2vbert_asr.search.interface import Searchable
 
 ROOT_KEY = 1
@@ -32,7 +34,14 @@ def extend_key(keys: Tensor, tokens: Tensor) -> Tensor:
 class PrefixStates:
     """The decoder's memory of a batch: `slots` (flat, utterance times C) stand for prefixes."""
 
-    def __init__(self, model: Searchable, batch: int, slots_per_utterance: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Searchable,
+        batch: int,
+        slots_per_utterance: int,
+        device: torch.device,
+        fusion: Fusion | None = None,
+    ) -> None:
         """All utterances start with the empty prefix in their first slot (`root_slots`)."""
         self.model = model
         self.keys = torch.zeros(batch, slots_per_utterance, dtype=torch.long, device=device)
@@ -50,6 +59,14 @@ class PrefixStates:
         self.gates = torch.zeros(*self.state.hidden.shape[:2], 4 * self.state.hidden.shape[2], device=device)
         self.gates = self.gates.to(self.state.hidden.dtype)  # (L, B * C, 4 H), of the prefixes that were extended
         self.has_gates = torch.zeros(len(everywhere), dtype=torch.bool, device=device)
+
+        self.fusion = fusion
+        if fusion is not None:
+            states = fusion.start(device)
+            scores = fusion.scores(states, model.decoder.embedding.num_embeddings, model.blank_id)
+            self.lm_states = states.repeat(1, len(everywhere))  # (M, B * C)
+            self.lm_scores = scores.repeat(len(everywhere), 1)  # (B * C, V + 1), of what may come next
+            self.lm_sum = torch.zeros(len(everywhere), dtype=torch.float64, device=device)  # (B * C,), of the tokens
 
     def extend(self, slots_in_use: Tensor, utterance: Tensor, slots: Tensor, tokens: Tensor, keys: Tensor) -> Tensor:
         """Slots (N,) of new prefixes: those in `slots` (N,), each longer by one of `tokens` (N,), with `keys` (N,).
@@ -76,7 +93,26 @@ class PrefixStates:
             self.state.put(fresh, state)
             self.keys.view(-1)[fresh] = keys[new]
             self.last_use.view(-1)[fresh] = self.clock
+            if self.fusion is not None:
+                states = self.fusion.advance(self.lm_states[:, parents], tokens[new])
+                self.lm_sum[fresh] = self.lm_sum[parents] + self.lm_scores[parents, tokens[new]].double()
+                self.lm_states[:, fresh] = states
+                self.lm_scores[fresh] = self.fusion.scores(states, self.lm_scores.shape[1] - 1, self.model.blank_id)
         return own_slots
+
+    def with_lm(self, log_probs: Tensor, slots: Tensor) -> Tensor:
+        """log_probs (R, V) of what may follow the prefixes in `slots` (R,), with what language models add."""
+        if self.fusion is None:
+            return log_probs
+        return log_probs + self.lm_scores[:, :-1].index_select(0, slots)
+
+    def ends(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots (B, P) -> what the end adds to their scores, and what language models have then added in all."""
+        if self.fusion is None:
+            nothing = torch.zeros(slots.shape, dtype=torch.float64, device=slots.device)
+            return nothing, nothing
+        end = self.lm_scores[:, -1][slots].double()
+        return end, self.lm_sum[slots] + end
 
     def _prepare(self, parents: Tensor) -> None:
         """Make the gates of those slots (N,) that have none yet."""
