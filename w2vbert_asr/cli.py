@@ -74,7 +74,7 @@ _TRAINING = (
 _SEARCH = (
     Arg("--search", "greedy, beam, alsd or maes", "search.name"),
     Arg("--beam-size", "hypotheses kept", "search.beam_size", "int"),
-    _path("--lm", "language model to add: an ARPA file of `w2vbert ngram`"),
+    _path("--lm", "language model to add: an ARPA file (`ngram`) or a model folder (`lm`)"),
     Arg("--lm-weight", "its weight", "search.lm_weight", "float"),
     Arg("--length-reward", "added for every word piece", "search.length_reward", "float"),
     _path("--lodr", "low-order n-gram model of the training text, to take away"),
@@ -150,6 +150,17 @@ VERBS: dict[str, Verb] = {
             Arg("--order", "longest n-grams (default 4)", kind="int"),
             _path("--dev", "Kaldi text files whose perplexity to report", many=True),
             _path("--out", "ARPA file to write"),
+        ),
+    ),
+    "lm": Verb(
+        "train a Transformer language model over word pieces",
+        (
+            _path("--text", "Kaldi text files", many=True),
+            _path("--lines", "plain text files, a sentence a line (.gz too)", many=True),
+            _path("--dev", "Kaldi text files that choose the checkpoint", many=True),
+            _path("--tokenizer", "bpe.model of stage 2"),
+            _path("--out", "experiment folder; the same line again resumes"),
+            *(arg for arg in _TRAINING if arg.target.startswith("trainer.")),
         ),
     ),
     "pretrain": Verb("pre-train W2V-BERT", _TRAINING),

@@ -1,7 +1,8 @@
 """A trained model on disk: a model folder, or the newest whole checkpoint of an experiment.
 
-A folder holds `config.yaml`, `model.safetensors`, `feature_stats.safetensors`, `bpe.model` (a transducer's),
-`README.md`, and `MANIFEST.json` with the size and SHA-256 of each, so that a damaged file is found when it is read.
+A folder holds `config.yaml`, `model.safetensors`, `feature_stats.safetensors` (not a language model's), `bpe.model`
+(not W2V-BERT's), `README.md`, and `MANIFEST.json` with the size and SHA-256 of each, so that a damaged file is found
+when it is read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from w2vbert_asr import config as configuration
 from w2vbert_asr.data.files import atomic_dir, sha256
 from w2vbert_asr.errors import ConfigError, DataError, summarize
 from w2vbert_asr.features.stats import FeatureStats
+from w2vbert_asr.models.language_model import LanguageModel, LanguageModelConfig
 from w2vbert_asr.models.transducer import Transducer, TransducerConfig
 from w2vbert_asr.models.w2vbert import W2VBert, W2VBertConfig
 from w2vbert_asr.tensors import load_tensors
@@ -39,16 +41,21 @@ CONFIG, WEIGHTS, STATS, BPE, MANIFEST = (
 
 @dataclass(frozen=True, kw_only=True)
 class SavedModel:
-    """What a folder says: `kind` (w2vbert or transducer), the model's configuration as plain data, and its files."""
+    """What a folder says: `kind` (w2vbert, transducer or language_model), the model's configuration as plain data, and
+    its files."""
 
     path: Path
     kind: str
     model: Mapping[str, Any]
     weights: Mapping[str, Tensor]
-    stats: FeatureStats
     bpe: Path | None
     source: str  # where the weights come from, in words
     digest: str  # SHA-256 over what decides its results
+
+    @property
+    def stats(self) -> FeatureStats:
+        """Mean and standard deviation of the features; a language model has none."""
+        return FeatureStats.load(self.path / STATS)
 
     def tokenizer(self) -> Tokenizer:
         """The word pieces; DataError for a model without."""
@@ -74,6 +81,16 @@ class SavedModel:
         load_exactly(model, self.weights, str(self.path))
         return model.eval()
 
+    def language_model(self) -> LanguageModel:
+        """The language model in evaluation mode; ConfigError for any other."""
+        if self.kind != "language_model":
+            raise ConfigError(f"{self.path}: is a {self.kind} model; give a language model (`w2vbert lm`)")
+        tokenizer = self.tokenizer()
+        config = configuration.from_dict(LanguageModelConfig, self.model, str(self.path / CONFIG))
+        model = LanguageModel(config, tokenizer.vocab_size, tokenizer.blank_id)
+        load_exactly(model, self.weights, str(self.path))
+        return model.eval()
+
 
 def read(path: Path) -> SavedModel:
     """A model folder, or an experiment's newest whole checkpoint. DataError for what is missing or damaged."""
@@ -83,14 +100,13 @@ def read(path: Path) -> SavedModel:
         tree, weights = configuration.read_yaml(path / CONFIG), load_tensors(path / WEIGHTS)
     else:
         tree = configuration.read_yaml(path / CONFIG)
-        tree["kind"] = "transducer" if "tokenizer" in tree else "w2vbert"
+        tree["kind"] = _kind(tree)
         weights = checkpoint.load_weights(source)
     return SavedModel(
         path=path,
         kind=str(tree["kind"]),
         model=tree["model"],
         weights=weights,
-        stats=FeatureStats.load(path / STATS),
         bpe=path / BPE if (path / BPE).is_file() else None,
         source=str(source),
         digest=_digest(path, source),
@@ -147,7 +163,7 @@ def write(
 def export_experiment(exp: Path, out: Path, weights: Mapping[str, Tensor], note: str) -> None:
     """The model folder of an experiment with the given weights; `note` says in the model card how they were made."""
     tree = configuration.read_yaml(exp / CONFIG)
-    kind = "transducer" if "tokenizer" in tree else "w2vbert"
+    kind = _kind(tree)
     files = {name: exp / name for name in (STATS, BPE) if (exp / name).is_file()}
     write(out, kind=kind, model=tree["model"], weights=weights, files=files, card=_card(kind, tree, weights, note))
 
@@ -187,6 +203,13 @@ def match(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
     return Match(loaded, skipped, [name for name in own if name not in weights])
 
 
+def _kind(tree: Mapping[str, Any]) -> str:
+    """Of a training, by the keys of its configuration."""
+    if "lines" in tree:
+        return "language_model"
+    return "transducer" if "tokenizer" in tree else "w2vbert"
+
+
 def _verify(path: Path) -> None:
     try:
         entries = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -206,6 +229,10 @@ def _verify(path: Path) -> None:
 def _card(kind: str, tree: Mapping[str, Any], weights: Mapping[str, Tensor], note: str) -> str:
     """The model card."""
     parameters = sum(tensor.numel() for tensor in weights.values())
+    name = {"transducer": "Transducer", "w2vbert": "W2V-BERT", "language_model": "Language"}[kind]
+    about = f"# {name} model\n\n{parameters / 1e6:.1f} M parameters, made by w2vbert_asr. {note}\n\n"
+    if kind == "language_model":
+        return about + "Over the word pieces of `bpe.model`: `w2vbert decode --lm this/folder --lm-weight 0.3 ...`\n"
     use = (
         "```python\nfrom w2vbert_asr import load_model\n"
         'print(load_model("this/folder").transcribe("speech.wav").text)\n```\n'
@@ -214,8 +241,6 @@ def _card(kind: str, tree: Mapping[str, Any], weights: Mapping[str, Tensor], not
     )
     trained_on = tree.get("train", [])
     return (
-        f"# {'Transducer' if kind == 'transducer' else 'W2V-BERT'} model\n\n"
-        f"{parameters / 1e6:.1f} M parameters, made by w2vbert_asr. {note}\n\n"
-        f"Trained on: {', '.join(Path(folder).name for folder in trained_on)}. "
+        f"{about}Trained on: {', '.join(Path(folder).name for folder in trained_on)}. "
         "Input: audio at any rate, resampled to 16 kHz.\n\n" + use
     )

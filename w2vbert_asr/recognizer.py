@@ -23,6 +23,7 @@ from w2vbert_asr.data.pieces import cut, read_pieces
 from w2vbert_asr.errors import ConfigError
 from w2vbert_asr.features.fbank import FbankConfig, fbank
 from w2vbert_asr.features.stats import FeatureStats
+from w2vbert_asr.models.language_model import LanguageModelSteps
 from w2vbert_asr.models.transducer import Transducer
 from w2vbert_asr.scoring.calibration import Calibration
 from w2vbert_asr.search import Fusion, Hypothesis, LanguageModel, SearchConfig, exact_log_probs, fuse, search
@@ -243,7 +244,13 @@ def load_model(
 
 
 def load_language_model(path: str | Path, tokenizer: Tokenizer, device: torch.device) -> LanguageModel:
-    """The n-gram model of an ARPA file over the tokenizer's word pieces."""
+    """A model folder of `w2vbert lm`, or the n-gram model of an ARPA file; over the tokenizer's word pieces."""
+    if Path(path).is_dir():
+        saved = model_folder.read(Path(path))
+        model = saved.language_model().to(device)
+        if saved.tokenizer().digest != tokenizer.digest:
+            raise ConfigError(f"{path}: was trained with other word pieces; train it with the transducer's bpe.model")
+        return LanguageModelSteps(model)
     return NGramModel(arpa.read(path, tokenizer.pieces(range(tokenizer.vocab_size))), device)
 
 

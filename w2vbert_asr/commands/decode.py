@@ -46,8 +46,8 @@ class Config:
     """batch_seconds: padded audio decoded at once. num_best: hypotheses kept in hyp.jsonl.
 
     num_jobs: processes, each of one thread and with a model of its own; 0: as many as torch would use threads (the
-    cores, or OMP_NUM_THREADS), on a GPU one. calibration: of confidences, a file of `w2vbert calibrate`.
-    lm, lodr: language models (ARPA files) to add with search.lm_weight, to take away with search.lodr_weight.
+    cores, or OMP_NUM_THREADS), on a GPU one. calibration: of confidences, a file of `w2vbert calibrate`. lm, lodr:
+    language models (ARPA files or folders) to add with search.lm_weight, to take away with search.lodr_weight.
     """
 
     model: Path
