@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from tests.data.speech import make_dir
 from tests.test_documentation import write_tiny_model
+from tests.training.runs import finish, start_ranks
 from w2vbert_asr import model_folder
 from w2vbert_asr.cli import main
 from w2vbert_asr.data.lines import LineConfig, LineEvalLoader, Lines
@@ -105,3 +107,16 @@ def test_mistakes_are_named(work: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "give a language model" in said("model")
     assert main(["decode", "--model", str(work / "exp/model"), "--data", "x", "--out", "y"]) == 2
     assert "language_model model, which cannot transcribe" in capsys.readouterr().err
+
+
+def test_two_ranks_train_as_one(work: Path) -> None:
+    more = "--max-steps", 6, "--set", "model.dropout=0", "--set", "trainer.log_every=1"
+    assert train(work, *more) == 0
+    one = log(work)
+    (work / "exp").rename(work / "of_one")
+    ranks = start_ranks(lambda _: os._exit(train(work, *more)), joined=False)
+    assert [finish(rank, timeout=120) for rank in ranks] == [0, 0]
+    assert len(one) == 7
+    for mine, other in zip(one, log(work), strict=True):
+        assert mine.pop("split") == other.pop("split")
+        assert other == pytest.approx(mine, rel=2e-4, abs=1e-6)
