@@ -48,7 +48,7 @@ class Fusion:
         total = torch.full((states.shape[1], vocab_size + 1), self.length_reward, device=states.device)
         total[:, -1] = 0.0
         for (model, weight), state in zip(self.parts, states, strict=True):
-            total += weight * model.log_probs(state)
+            total.add_(model.log_probs(state), alpha=weight)
         total[:, blank_id] = 0.0
         return total
 

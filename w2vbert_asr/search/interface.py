@@ -38,5 +38,5 @@ class LanguageModel(Protocol):
         ...
 
     def log_probs(self, states: Tensor) -> Tensor:
-        """States (N,) -> (N, V + 1): natural log P of every token and, last, of the end."""
+        """States (N,) -> (N, V + 1): natural log P of every token and, last, of the end; blank's has no meaning."""
         ...

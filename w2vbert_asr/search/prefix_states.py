@@ -101,10 +101,10 @@ class PrefixStates:
         return own_slots
 
     def with_lm(self, log_probs: Tensor, slots: Tensor) -> Tensor:
-        """log_probs (R, V) of what may follow the prefixes in `slots` (R,), with what language models add."""
+        """log_probs (R, V) of what may follow the prefixes in `slots` (R,), with what language models add, in place."""
         if self.fusion is None:
             return log_probs
-        return log_probs + self.lm_scores[:, :-1].index_select(0, slots)
+        return log_probs.add_(self.lm_scores.index_select(0, slots)[:, :-1])
 
     def ends(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Slots (B, P) -> what the end adds to their scores, and what language models have then added in all."""

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from w2vbert_asr.text.tokenizer import BLANK_ID
+
 Array = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -97,6 +99,8 @@ class NGramModel:
         self.unigrams = torch.full((num_words,), -torch.inf, device=device)
         self.unigrams[self.keys[: len(levels[0].keys)]] = self.log_prob[: len(levels[0].keys)]
         self.word_of = tensor(np.append(ngrams.word_of, ngrams.end), torch.int64)  # (V + 1,), the end last
+        others = np.flatnonzero(ngrams.word_of != np.arange(ngrams.vocab_size))
+        self.word_of_itself = set(others.tolist()) <= {BLANK_ID}
         self.start_word = ngrams.start
 
     def start(self) -> Tensor:
@@ -109,31 +113,46 @@ class NGramModel:
 
     def _advance(self, states: Tensor, words: Tensor) -> Tensor:
         """The longest context that, with the word, is listed gives the new state."""
-        new, context = torch.zeros_like(states), states
-        for _ in range(self.order):
-            keys = context * self.num_words + words
-            place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-            node = torch.where(self.keys[place] == keys, place + 1, 0)
-            node = torch.where(node >= self.num_states, self.suffix[node], node)
-            new = torch.where(new == 0, node, new)
-            context = self.suffix[context]
-        return new
+        keys = self._contexts(states, self.order) * self.num_words + words
+        place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        found = self.keys[place] == keys
+        longest = found.int().argmax(0, keepdim=True)
+        node = torch.where(found.any(0), place.gather(0, longest)[0] + 1, 0)
+        return torch.where(node >= self.num_states, self.suffix[node], node)
+
+    def _contexts(self, states: Tensor, number: int) -> Tensor:
+        """States (N,) -> (number, N): themselves, and the contexts that are backed off to, down to the empty one."""
+        found = [states]
+        while len(found) < number:
+            found.append(self.suffix[found[-1]])
+        return torch.stack(found)
 
     def log_probs(self, states: Tensor) -> Tensor:
-        """States (N,) -> (N, V + 1): natural log P of every token and, last, of the end, given what came before."""
-        contexts = [states]
-        for _ in range(self.order - 2):
-            contexts.append(self.suffix[contexts[-1]])
-        scores = self.unigrams.repeat(len(states), 1)
-        rows = torch.arange(len(states), device=states.device)
-        for context in reversed(contexts if self.order > 1 else []):  # the shortest first, what is listed above it
-            scores += self.backoff[context][:, None]
-            count = self.num_children[context]
-            row = rows.repeat_interleave(count)
-            behind = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-            place = self.first_child[context][row] + behind
-            scores[row, self.keys[place] % self.num_words] = self.log_prob[place]
-        return scores.index_select(1, self.word_of)
+        """States (N,) -> (N, V + 1): natural log P of every token and, last, of the end, given what came before.
+
+        What stands for blank has no meaning.
+        """
+        if self.order == 1:
+            return self._tokens(self.unigrams.repeat(len(states), 1))
+        contexts = self._contexts(states, self.order - 1).flip(0)  # the shortest first
+        backoff = self.backoff[contexts].flip(0).cumsum(0).flip(0)  # of a context and all longer ones
+        of_longer = torch.cat([backoff[1:], torch.zeros_like(backoff[:1])])
+        scores = self.unigrams + backoff[0][:, None]
+        count = self.num_children[contexts].flatten()
+        row = torch.arange(len(count), device=count.device).repeat_interleave(count)
+        behind = torch.arange(len(row), device=count.device) - (count.cumsum(0) - count)[row]
+        place = self.first_child[contexts].flatten()[row] + behind
+        values = self.log_prob[place] + of_longer.flatten()[row]
+        at = row % len(states) * self.num_words + self.keys[place] % self.num_words
+        sizes = count.view(len(contexts), -1).sum(1).tolist()
+        parts = zip(torch.split(at, sizes), torch.split(values, sizes), strict=True)
+        for own, value in parts:  # a longer context's above a shorter one's
+            scores.view(-1)[own] = value
+        return self._tokens(scores)
+
+    def _tokens(self, scores: Tensor) -> Tensor:
+        """Scores of words (N, V + 2) -> of tokens and the end (N, V + 1)."""
+        return scores[:, :-1] if self.word_of_itself else scores.index_select(1, self.word_of)
 
 
 def perplexity(model: NGramModel, sentences: list[list[int]]) -> float:
