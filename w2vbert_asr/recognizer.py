@@ -229,10 +229,12 @@ def load_model(
     lm, lodr: a language model to add with search.lm_weight, an n-gram model to take away with search.lodr_weight.
     """
     saved = model_folder.read(Path(folder))
-    chosen, tokenizer, config = pick_device(device), saved.tokenizer(), search or SearchConfig()
+    chosen, config = pick_device(device), search or SearchConfig()
+    model = saved.transducer().to(chosen)
+    tokenizer = saved.tokenizer()
     models = [None if path is None else load_language_model(path, tokenizer, chosen) for path in (lm, lodr)]
     return Recognizer(
-        model=saved.transducer().to(chosen),
+        model=model,
         tokenizer=tokenizer,
         stats=saved.stats,
         device=chosen,
