@@ -97,7 +97,7 @@ def test_mistakes_are_named(work: Path, capsys: pytest.CaptureFixture[str]) -> N
     for name, size in (("embedding.weight", 0), ("output.weight", 1), ("output.bias", 1)):
         sizes[name] = sizes[name][: vocab_size + size]
     model_folder.write(work / "foreign", kind=saved.kind, model=saved.model, weights=sizes, files=files, card="")
-    line = ["decode", "--model", work / "model", "--data", work / "dev", "--out", work / "found", "--lm-weight", "0.5"]
+    line = ["transcribe", "--model", work / "model", work / "dev", "--lm-weight", "0.5"]
 
     def said(lm: str) -> str:
         assert main([str(one) for one in [*line, "--lm", work / lm]]) == 2
@@ -105,7 +105,7 @@ def test_mistakes_are_named(work: Path, capsys: pytest.CaptureFixture[str]) -> N
 
     assert "other word pieces" in said("foreign")
     assert "give a language model" in said("model")
-    assert main(["decode", "--model", str(work / "exp/model"), "--data", "x", "--out", "y"]) == 2
+    assert main(["transcribe", "--model", str(work / "exp/model"), "x"]) == 2
     assert "language_model model, which cannot transcribe" in capsys.readouterr().err
 
 
