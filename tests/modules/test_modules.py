@@ -1,6 +1,10 @@
 """Building blocks against torch's own, and against what padding must not do."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,6 +203,20 @@ def test_depthwise_convolution_and_its_gradients_equal_torchs(dtype: torch.dtype
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
         assert float((ours - theirs).norm() / theirs.norm()) < tolerance
+
+
+def test_depthwise_convolution_returns_on_two_threads() -> None:
+    """With frames along the width, oneDNN never returned for two of these shapes; the tests run on one thread."""
+    code = """
+import torch
+from w2vbert_asr.modules.depthwise import depthwise_conv
+for batch, frames in ((5, 400), (3, 400), (1, 400), (4, 600), (7, 250)):
+    x = torch.randn(batch, frames, 144).bfloat16().requires_grad_()
+    weight, bias = torch.randn(144, 1, 15, requires_grad=True), torch.randn(144, requires_grad=True)
+    depthwise_conv(x, weight, bias).sum().backward()
+"""
+    two = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], env=two, timeout=120, check=True, cwd=Path(__file__).parents[2])
 
 
 def test_depthwise_convolution_with_frozen_weights() -> None:
