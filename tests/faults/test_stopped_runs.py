@@ -201,7 +201,11 @@ def test_x01_two_hosts_lose_a_rank_and_torchrun_starts_them_again(tmp_path: Path
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     agents = [subprocess.Popen(line, cwd=ROOT, env=environment, text=True, **pipes) for _ in range(2)]
-    said = [agent.communicate(timeout=240)[0] for agent in agents]
+    try:
+        said = [agent.communicate(timeout=240)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
     assert [agent.returncode for agent in agents] == [0, 0], said
     starts = [json.loads(one) for one in (exp / "starts.jsonl").read_text().splitlines()]
     assert [one["resumed_from"] for one in starts] == [None, "step-00000008"]

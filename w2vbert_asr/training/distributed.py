@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -85,12 +87,38 @@ def open_world(device: str = "auto", timeout: float = 1800.0) -> Iterator[World]
     limit = timedelta(seconds=timeout)
     store, rank, size = next(rendezvous("env://", timeout=limit))
     store.set_timeout(limit)
+    store = store_of_this_start(store, rank, size, timeout)
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     try:
         yield World(rank=rank, size=size, device=place, store=PrefixStore("notes", store))
     finally:
         dist.destroy_process_group()
+
+
+def store_of_this_start(store: Store, rank: int, size: int, timeout: float) -> Store:
+    """A part of the store that no earlier start has written to; all ranks call this.
+
+    torchrun's agents share one store with all starts of their ranks (torch 2.14): after a restart a rank could read
+    the address of one that is gone, and wait for it for ever. Nor do agents agree on the number of a start. So rank 0
+    names this one, and every other rank asks by a word that it has never used, until it is answered. Raises
+    ResourceError when a rank does not ask within `timeout` seconds, RuntimeError when rank 0 does not answer.
+    """
+    own = uuid.uuid4().hex
+    if rank != 0:
+        store.set(f"start/asks/{rank}", own)
+        name = store.get(f"start/answer/{own}").decode()
+        store.add(f"start/{name}/ranks", 1)
+        return PrefixStore(name, store)
+    deadline = time.monotonic() + timeout
+    while store.add(f"start/{own}/ranks", 0) < size - 1:
+        if time.monotonic() > deadline:
+            raise ResourceError(f"not all of {size} ranks started within {timeout:g} s; look at the logs of the others")
+        for other in range(1, size):
+            if store.check([f"start/asks/{other}"]):  # of this start or of an earlier one: it does not matter
+                store.set(f"start/answer/{store.get(f'start/asks/{other}').decode()}", own)
+        time.sleep(0.02)
+    return PrefixStore(own, store)
 
 
 Parallel = Literal["ddp", "fsdp"]
