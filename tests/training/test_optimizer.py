@@ -46,6 +46,20 @@ def test_adamw_equals_torch_with_decay_on_matrices_only() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
+def test_adafactor_leaves_a_row_without_gradients_alone() -> None:
+    """As those of word pieces that a batch has not; the product of its row and column would underflow."""
+    torch.manual_seed(0)
+    embedding = nn.Parameter(torch.randn(3, 4))
+    start = embedding.detach().clone()
+    optimizer = Adafactor([embedding], lr=0.1)
+    for _ in range(3):
+        embedding.grad = 1e-8 * torch.randn(3, 4)
+        embedding.grad[1] = 0.0
+        optimizer.step()
+    assert torch.equal(embedding[1], start[1])
+    assert embedding.isfinite().all() and (embedding[[0, 2]] != start[[0, 2]]).all()
+
+
 def test_adafactor_equals_a_slow_loop() -> None:
     rng = np.random.default_rng(0)
     start = {"matrix": rng.standard_normal((3, 4)), "vector": rng.standard_normal(5)}

@@ -57,10 +57,11 @@ class Adafactor(Optimizer):
         if parameter.ndim >= 2:
             row = state["row"].lerp_(square.mean(-1), 1.0 - beta2)
             column = state["column"].lerp_(square.mean(-2), 1.0 - beta2)
-            second = row[..., :, None] * column[..., None, :] / row.mean(-1)[..., None, None]
+            # Never row times column: where a row has no gradient (a word piece that no batch has) that underflows to 0.
+            of_row = torch.rsqrt(row / row.mean(-1, keepdim=True))
+            update = grad * of_row[..., None] * torch.rsqrt(column / correction)[..., None, :]
         else:
-            second = state["second"].lerp_(square, 1.0 - beta2)
-        update = grad * torch.rsqrt(second / correction)
+            update = grad * torch.rsqrt(state["second"].lerp_(square, 1.0 - beta2) / correction)
         size = update.square().mean().sqrt()
         update /= (size / group["clip_threshold"]).clamp(min=1.0)
         first = state["first"].lerp_(update, 1.0 - beta1)
