@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from w2vbert_asr.models.encoder import EncoderConfig
+from w2vbert_asr.modules.attention import MAX_FRAMES_WRITTEN_OUT
 from w2vbert_asr.modules.conformer import ConformerConfig
 from w2vbert_asr.modules.subsampling import SubsamplingConfig, subsampled
 from w2vbert_asr.planning.flops import feature_dim
@@ -44,12 +45,14 @@ class Widths:
 
     product: what products and convolutions take and give. norm: what LayerNorm gives, and the residual stream with it
     (autocast makes it float32 on a GPU, and leaves it in bf16 on a CPU). attention: queries, keys, values and context.
-    dropout_mask: torch's own on a GPU, that of modules/dropout on a CPU.
+    attention_weight: one that is kept; 0 for a fused kernel, which keeps none. dropout_mask: torch's own on a GPU, that
+    of modules/dropout on a CPU.
     """
 
     product: int
     norm: int
     attention: int
+    attention_weight: int
     dropout_mask: int
 
     @staticmethod
@@ -57,8 +60,11 @@ class Widths:
         """As training in `precision` has them."""
         product = 2 if precision == "bf16" else 4
         if device == "cpu":
-            return Widths(product=product, norm=product, attention=product, dropout_mask=product)
-        return Widths(product=product, norm=FLOAT, attention=product, dropout_mask=1)
+            kept = product if precision == "bf16" else 0
+            return Widths(
+                product=product, norm=product, attention=product, attention_weight=kept, dropout_mask=product
+            )
+        return Widths(product=product, norm=FLOAT, attention=product, attention_weight=0, dropout_mask=1)
 
     def mask(self, dropout: float) -> int:
         """Of what dropout keeps; nothing without dropout."""
@@ -85,7 +91,7 @@ def subsampling(config: SubsamplingConfig, shape: BatchShape, widths: Widths) ->
 def blocks(config: EncoderConfig, shape: BatchShape, widths: Widths, start: int, stop: int) -> list[Component]:
     """Conformer blocks start to stop - 1."""
     rows = shape.items * shape.frames
-    own = rows * block_bytes(config.block, widths)
+    own = rows * block_bytes(config.block, shape.frames, widths)
     hidden = rows * config.block.feed_forward_dim * widths.product
     stream = rows * config.block.model_dim * widths.norm
     return [
@@ -100,13 +106,17 @@ def blocks(config: EncoderConfig, shape: BatchShape, widths: Widths, start: int,
     ]
 
 
-def block_bytes(config: ConformerConfig, widths: Widths) -> float:
-    """What autograd saves of one frame in one block: the inputs of LayerNorms, products and nonlinearities."""
+def block_bytes(config: ConformerConfig, frames: int, widths: Widths) -> float:
+    """What autograd saves of one of `frames` in one block: the inputs of LayerNorms, products and nonlinearities."""
     dim, product, norm, attention = config.model_dim, widths.product, widths.norm, widths.attention
     mask = widths.mask(config.dropout)
     feed_forward = dim * (norm + product + mask) + config.feed_forward_dim * (2 * product + mask) + MOMENTS
     cast = product if attention != product else 0
-    attended = dim * (norm + product + 4 * attention + cast + mask) + config.num_heads * FLOAT + MOMENTS
+    if widths.attention_weight and frames <= MAX_FRAMES_WRITTEN_OUT:
+        heads = dim * attention + config.num_heads * frames * widths.attention_weight  # scaled queries, weights
+    else:
+        heads = config.num_heads * FLOAT
+    attended = dim * (norm + product + 4 * attention + cast + mask) + heads + MOMENTS
     inner = 2 * norm if config.conv_norm == "layer" else 3 * FLOAT
     convolved = dim * (norm + 5 * product + inner + mask) + 2 * MOMENTS
     return 2 * feed_forward + attended + convolved + dim * norm + MOMENTS
