@@ -79,7 +79,7 @@ def test_a_branch_is_a_step(num_layers: int) -> None:
     _, state = decoder.step(torch.tensor([3, 0]), decoder.initial_state(2, "cpu"))
     parents, tokens = torch.tensor([0, 1, 1, 0]), torch.tensor([5, 5, 0, 7])
     gates = decoder.recurrent_gates(state).index_select(1, parents)
-    out, new = decoder.branch(tokens, gates, state.cell.index_select(1, parents))
+    out, new = decoder.branch(decoder.token_gates(tokens), gates, state.cell.index_select(1, parents))
     expected, after = decoder.step(tokens, state.select(parents))
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(new.hidden, after.hidden, atol=1e-12, rtol=0)

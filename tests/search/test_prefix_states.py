@@ -34,10 +34,12 @@ def exact(model: Model, tokens: list[int]) -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("num_frames", [25, 26])  # so many that the gates of all tokens are made at once, or not
 def test_vectors_are_those_of_the_decoder_and_known_prefixes_cost_nothing(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+    model: Model, num_frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states = PrefixStates(model, 2, 4, torch.device("cpu"))
+    states = PrefixStates(model, 2, 4, torch.device("cpu"), num_frames)
+    assert (states.token_table is None) == (num_frames == 25)
     steps: list[int] = []
     branch, gates_of, prepared = model.decoder.branch, model.decoder.recurrent_gates, []
     monkeypatch.setattr(
@@ -71,7 +73,7 @@ def test_vectors_are_those_of_the_decoder_and_known_prefixes_cost_nothing(
 
 @torch.no_grad()
 def test_the_longest_unused_slot_is_given_away_first(model: Model) -> None:
-    states = PrefixStates(model, 1, 3, torch.device("cpu"))
+    states = PrefixStates(model, 1, 3, torch.device("cpu"), 10)
     slot, key, used = states.root_slots, torch.tensor([ROOT_KEY]), []
     tokens: list[int] = []
     for token in range(1, 9):
@@ -85,7 +87,7 @@ def test_the_longest_unused_slot_is_given_away_first(model: Model) -> None:
 
 @torch.no_grad()
 def test_a_prefix_found_again_is_not_overwritten_by_a_new_one_beside_it(model: Model) -> None:
-    states = PrefixStates(model, 1, 3, torch.device("cpu"))
+    states = PrefixStates(model, 1, 3, torch.device("cpu"), 10)
     root, root_keys = states.root_slots, torch.tensor([ROOT_KEY, ROOT_KEY])
     for token in (1, 2):  # the 1 is now the longest unused
         one = torch.tensor([token])

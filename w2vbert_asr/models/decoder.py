@@ -107,17 +107,25 @@ class LSTMDecoder(nn.Module):
         weights = [(getattr(self.lstm, f"weight_hh_l{n}"), getattr(self.lstm, f"bias_hh_l{n}")) for n in layers]
         return torch.stack([F.linear(state.hidden[n], *weights[n]) for n in layers])
 
-    def branch(self, tokens: Tensor, gates: Tensor, cell: Tensor) -> tuple[Tensor, DecoderState]:
-        """`step` from the `recurrent_gates` (L, N, 4 H) and the cells (L, N, H) of the sequences before: these gates
-        serve all tokens that may follow a sequence.
+    def token_gates(self, tokens: Tensor) -> Tensor:
+        """What tokens (N,) add to the gates of the lowest layer: (N, 4 H)."""
+        return self._input_gates(0, self.dropout(self.embedding(tokens)))
+
+    def branch(self, token_gates: Tensor, gates: Tensor, cell: Tensor) -> tuple[Tensor, DecoderState]:
+        """`step` by N tokens from their `token_gates` (N, 4 H), which serve a token wherever it stands, and from the
+        `recurrent_gates` (L, N, 4 H) and cells (L, N, H) of the sequences before, which serve all that may follow.
         """
-        outputs: Tensor = self.dropout(self.embedding(tokens))
+        inputs, outputs = token_gates, token_gates
         hiddens, cells = [], []
         for n in range(self.lstm.num_layers):
-            weight, bias = getattr(self.lstm, f"weight_ih_l{n}"), getattr(self.lstm, f"bias_ih_l{n}")
-            take, keep, candidate, output = (F.linear(outputs, weight, bias) + gates[n]).chunk(4, 1)
+            if n:
+                inputs = self._input_gates(n, outputs)
+            take, keep, candidate, output = (inputs + gates[n]).chunk(4, 1)
             take, keep = take.sigmoid(), keep.sigmoid()
             cells.append(keep * cell[n] + take * candidate.tanh())
             hiddens.append(output.sigmoid() * cells[-1].tanh())
             outputs = self.dropout(hiddens[-1])
         return outputs, DecoderState(torch.stack(hiddens), torch.stack(cells))
+
+    def _input_gates(self, layer: int, inputs: Tensor) -> Tensor:
+        return F.linear(inputs, getattr(self.lstm, f"weight_ih_l{layer}"), getattr(self.lstm, f"bias_ih_l{layer}"))

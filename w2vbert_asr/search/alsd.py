@@ -46,7 +46,7 @@ def alsd(
     lens = encoder_out_lens.to(device)[:, None]
     max_tokens = (lens * config.alsd_max_ratio).ceil().long()
     encoder_rows = model.joiner.project_encoder(encoder_out).flatten(0, 1)
-    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * size, device, fusion)
+    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * size, device, num_frames, fusion)
     trace = Trace()
     pool = Pool.start(prefixes.root_slots, size)
     finished = replace(pool, score=pool.score.masked_fill(lens > 0, -torch.inf)).end(prefixes)

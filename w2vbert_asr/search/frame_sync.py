@@ -65,7 +65,7 @@ def search_frames(
     device = encoder_out.device
     lens = encoder_out_lens.to(device)
     encoder_rows = model.joiner.project_encoder(encoder_out).flatten(0, 1)
-    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * config.beam_size, device, fusion)
+    prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * config.beam_size, device, num_frames, fusion)
     pool = Pool.start(prefixes.root_slots, rules.places)
     trace = Trace()
     first_rows = torch.arange(batch, device=device) * num_frames

@@ -40,9 +40,10 @@ class PrefixStates:
         batch: int,
         slots_per_utterance: int,
         device: torch.device,
+        num_frames: int,
         fusion: Fusion | None = None,
     ) -> None:
-        """All utterances start with the empty prefix in their first slot (`root_slots`)."""
+        """All utterances start with the empty prefix in their first slot (`root_slots`). num_frames: T, padded."""
         self.model = model
         self.keys = torch.zeros(batch, slots_per_utterance, dtype=torch.long, device=device)
         self.last_use = torch.zeros_like(self.keys)
@@ -60,10 +61,14 @@ class PrefixStates:
         self.gates = self.gates.to(self.state.hidden.dtype)  # (L, B * C, 4 H), of the prefixes that were extended
         self.has_gates = torch.zeros(len(everywhere), dtype=torch.bool, device=device)
 
+        vocab_size = model.decoder.embedding.num_embeddings
+        all_tokens = torch.arange(vocab_size, device=device)
+        self.token_table = model.decoder.token_gates(all_tokens) if batch * num_frames > vocab_size else None
+
         self.fusion = fusion
         if fusion is not None:
             states = fusion.start(device)
-            scores = fusion.scores(states, model.decoder.embedding.num_embeddings, model.blank_id)
+            scores = fusion.scores(states, vocab_size, model.blank_id)
             self.lm_states = states.repeat(1, len(everywhere))  # (M, B * C)
             self.lm_scores = scores.repeat(len(everywhere), 1)  # (B * C, V + 1), of what may come next
             self.lm_sum = torch.zeros(len(everywhere), dtype=torch.float64, device=device)  # (B * C,), of the tokens
@@ -87,7 +92,7 @@ class PrefixStates:
             parents = slots[new]
             self._prepare(parents)
             gates, cells = self.gates.index_select(1, parents), self.state.cell.index_select(1, parents)
-            decoder_out, state = self.model.decoder.branch(tokens[new], gates, cells)
+            decoder_out, state = self.model.decoder.branch(self._token_gates(tokens[new]), gates, cells)
             self.has_gates[fresh] = False
             self.vectors.index_copy_(0, fresh, self.model.joiner.project_decoder(decoder_out))
             self.state.put(fresh, state)
@@ -113,6 +118,12 @@ class PrefixStates:
             return nothing, nothing
         end = self.lm_scores[:, -1][slots].double()
         return end, self.lm_sum[slots] + end
+
+    def _token_gates(self, tokens: Tensor) -> Tensor:
+        """(N, 4 H): looked up, where a search is expected to ask for more than the vocabulary has."""
+        if self.token_table is None:
+            return self.model.decoder.token_gates(tokens)
+        return self.token_table.index_select(0, tokens)
 
     def _prepare(self, parents: Tensor) -> None:
         """Make the gates of those slots (N,) that have none yet."""
