@@ -89,16 +89,6 @@ def test_sizes_of_batches_are_those_of_a_slow_loop(seed: int) -> None:
     assert shuffled.most(np.asarray(lengths)).tolist() == most
 
 
-def test_the_shortest_come_first_where_that_is_asked_for() -> None:
-    lengths = rng(0).integers(1, 2000, size=200).tolist()
-    found = batch_by_cost(lengths, 6000, rng(1), shortest_first=True)
-    usual = batch_by_cost(lengths, 6000, rng(1))
-    longest = found.most(np.asarray(lengths))
-    assert (longest[1:] >= longest[:-1] / 1.05).all()  # of one step of the grid are in random order
-    assert usual.most(np.asarray(lengths)).tolist() != longest.tolist()
-    assert sorted(map(sorted, lists(found))) == sorted(map(sorted, lists(usual)))
-
-
 def test_whole_utterances() -> None:
     items = whole(np.asarray([3, 1]), np.asarray([7, 9]))
     assert list(items) == [(Piece(3, 0, 7),), (Piece(1, 0, 9),)] and items.frames.tolist() == [7, 9]

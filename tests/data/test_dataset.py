@@ -112,13 +112,6 @@ def test_an_epoch_has_every_utterance_once_and_the_next_another_order(folders: t
     assert ids[:half] != ids[half:]
 
 
-def test_sorted_epochs_go_from_the_shortest_to_the_longest(folders: tuple[Path, Path]) -> None:
-    loader = make_loader(folders[1], False, sorted_epochs=1)
-    longest = [int(loader[position].feat_lens.max()) for position in range(2 * loader.batches_per_epoch)]
-    first, second = longest[: loader.batches_per_epoch], longest[loader.batches_per_epoch :]
-    assert first == sorted(first) == sorted(second) != second
-
-
 @pytest.mark.parametrize("packed", [True, False])
 def test_ranks_deal_a_global_batch(folders: tuple[Path, Path], packed: bool) -> None:
     whole = make_loader(folders[1], packed, batch_seconds=8.0)

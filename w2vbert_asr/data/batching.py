@@ -172,14 +172,12 @@ def batch_by_cost(
     rng: np.random.Generator | None,
     num_tokens: npt.ArrayLike | None = None,
     cost: Cost | None = None,
-    *,
-    shortest_first: bool = False,
 ) -> Batches:
     """Batches of like lengths whose cost (of a padded item times their number) is at most `budget`; one item at least.
 
     lengths, num_tokens: (I,) of each item. Lengths are rounded up to a grid of 5 % steps below the longest, tokens to
-    the most of the step. Items of one step are in random order and the batches are shuffled (with `rng`, and without
-    `shortest_first`), while the steps, and so the sizes and the number of batches, are the same in every epoch.
+    the most of the step. Items of one step are in random order and the batches are shuffled (with `rng`), while the
+    steps, and so the sizes and the number of batches, are the same in every epoch.
     """
     cost, frames = cost or Cost(), np.asarray(lengths, dtype=np.int64)
     tokens = np.zeros(len(frames), dtype=np.int64) if num_tokens is None else np.asarray(num_tokens)
@@ -194,7 +192,7 @@ def batch_by_cost(
     longest = grid[step[order[begins]]].tolist()
     sizes = _sizes(longest, counts, most, budget * _ROUNDING, cost)
     bounds = np.append(0, np.cumsum(np.asarray(sizes, dtype=np.int64)))
-    place = np.arange(len(sizes)) if rng is None or shortest_first else rng.permutation(len(sizes))
+    place = np.arange(len(sizes)) if rng is None else rng.permutation(len(sizes))
     return Batches(order=order.astype(np.int32), bounds=bounds, place=place)
 
 

@@ -32,9 +32,6 @@ class DataConfig:
     utterance's lattice, frames times tokens, cell_frames as much as a frame (10 ms) of audio. crop_seconds: with
     packing, utterances of a speaker are joined and cut to crops of this length. min_seconds, max_seconds: shorter and
     longer utterances are left out of training.
-    sorted_epochs: the first epochs of fine-tuning, whose batches go from the shortest to the longest utterances, not in
-    random order: a loss that aligns by itself finds its first alignments in short ones (SortaGrad; Amodei et al. 2016,
-    arXiv 1512.02595).
     max_dropped: share of the utterances whose audio may turn out to be damaged while training with features: online;
     each is replaced by another of its batch. num_workers: loader processes.
     """
@@ -47,7 +44,6 @@ class DataConfig:
     crop_seconds: float = 32.0
     min_seconds: float = 0.5
     max_seconds: float = 40.0
-    sorted_epochs: int = 0
     max_dropped: float = 0.001
     num_workers: int = 0
 
@@ -58,8 +54,6 @@ class DataConfig:
             found.append("speeds are for features: online; stage 1 writes the copies of dump/ (fbank --speeds)")
         if not 0.0 < self.min_seconds < self.max_seconds:
             found.append("min_seconds and max_seconds must satisfy 0 < min_seconds < max_seconds")
-        if self.sorted_epochs < 0:
-            found.append("sorted_epochs must not be negative")
         if self.token_frames < 0.0 or self.cell_frames < 0.0:
             found.append("token_frames and cell_frames must not be negative")
         return found

@@ -110,10 +110,9 @@ class TrainLoader(Dataset[Batch]):
             items = _crops(corpus, self.config, rng)
         else:
             items = batching.whole(self.usable, corpus.num_frames[self.usable])
-        shortest_first = not self.packed and epoch < self.config.sorted_epochs
-        tokens = self._tokens(items)
-        batches = batching.batch_by_cost(items.frames, budget, rng, tokens, self.cost, shortest_first=shortest_first)
-        return Plan(items=items, batches=batches)
+        return Plan(
+            items=items, batches=batching.batch_by_cost(items.frames, budget, rng, self._tokens(items), self.cost)
+        )
 
     def _tokens(self, items: Items) -> npt.NDArray[np.int32] | None:
         """(I,) word pieces of each item, where they cost something."""
