@@ -79,8 +79,8 @@ def ratio(of: Sequence[dict[str, Any]], to: Sequence[dict[str, Any]], key: str =
     return statistics.median(a / b for a, b in pairs) if pairs else None
 
 
-def time_and_memory(run: Callable[[], object], repeats: int) -> dict[str, float]:
-    """seconds: median of `repeats` calls, after one that is not timed; extra_mb: peak of that first one (10^6 bytes).
+def time_and_memory(run: Callable[[], object], repeats: int, warm: int = 1) -> dict[str, float]:
+    """seconds: median of `repeats` calls after `warm` that are not timed; extra_mb: peak of the first (10^6 bytes).
 
     extra_mb counts what the process holds beyond what it held before. Something like `run`, but small, must have been
     called before, so that libraries are loaded and threads started.
@@ -90,6 +90,8 @@ def time_and_memory(run: Callable[[], object], repeats: int) -> dict[str, float]
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak, proc(5)
     run()
     extra = _status("VmHWM") - before
+    for _ in range(warm - 1):
+        run()
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()

@@ -4,9 +4,9 @@
 
 The model has 12 conformer blocks of 256, an LSTM decoder 2 x 640 and 1024 word pieces. Its weights are random; encoder
 and decoder have an equal say in the joiner, whose output is scaled so that the best hypotheses have a log P of some -10
-("log P"; with flat distributions every hypothesis would be about as good as the next), and its blank bias is set so
-that about 4 tokens a second come out of a beam of 4. The data are 16 utterances of 10 s of
-noise. Every case has a process of its own:
+("log P"). With flatter distributions, such as --sharpness 10, hypotheses are as good as one another, and more of them
+are tried. The blank bias is set so that about 4 tokens a second come out of a beam of 4. The data are 16 utterances of
+10 s of noise. Every case has a process of its own:
 
  * encoder: the encoder alone, over the whole batch;
  * greedy, ours:K, alsd:K, maes:K: the search alone over the whole batch, on given encoder output;
@@ -48,7 +48,7 @@ GROWTH = {  # changed alone
 }
 
 
-def make(vocab: int, utterances: int, seconds: float) -> tuple[Transducer, Tensor, Tensor]:
+def make(vocab: int, utterances: int, seconds: float, sharpness: float) -> tuple[Transducer, Tensor, Tensor]:
     """The model, its features (B, T, F) and their lengths."""
     import torch
 
@@ -67,19 +67,19 @@ def make(vocab: int, utterances: int, seconds: float) -> tuple[Transducer, Tenso
         model.joiner.decoder_projection.weight.div_(model.joiner.project_decoder(predicted).std(0).mean())
         model.joiner.output.weight.normal_(generator=generator)
         hidden = torch.tanh(model.joiner.project_encoder(encoder_out))
-        model.joiner.output.weight.mul_(SHARPNESS / (hidden @ model.joiner.output.weight.T).std())
+        model.joiner.output.weight.mul_(sharpness / (hidden @ model.joiner.output.weight.T).std())
         model.joiner.output.bias.zero_()
     return model, torch.stack(feats), torch.full((utterances,), len(feats[0]))
 
 
-def calibrate() -> float:
+def calibrate(sharpness: float) -> float:
     """The blank bias, from 5 s of two utterances, by bisection."""
     import torch
 
     from w2vbert_asr.search import SearchConfig, search
 
-    model, feats, lens = make(VOCAB, 2, SECONDS)
-    low, high = 3 * SHARPNESS, 6 * SHARPNESS
+    model, feats, lens = make(VOCAB, 2, SECONDS, sharpness)
+    low, high = 2 * sharpness, 6 * sharpness
     with torch.inference_mode():
         encoded = model.encode(feats[:, :500], lens.clamp(max=500))
         for _ in range(6):
@@ -93,16 +93,16 @@ def calibrate() -> float:
 
 
 def measure(case: str) -> dict[str, Any]:
-    """Figures of a case: NAME:BEAM:BIAS:VOCAB:UTTERANCES:SECONDS:PEER_UTTERANCES."""
+    """Figures of a case: NAME:BEAM:BIAS:VOCAB:UTTERANCES:SECONDS:PEER_UTTERANCES:SHARPNESS."""
     import torch
 
     from w2vbert_asr.search import SearchConfig, exact_log_probs, search
 
-    if case == "calibrate":
-        return {"bias": calibrate()}
     name, *numbers = case.split(":")
-    beam, bias, vocab, utterances, seconds, peer_utterances = map(float, numbers)
-    model, feats, lens = make(int(vocab), int(utterances), seconds)
+    if name == "calibrate":
+        return {"bias": calibrate(float(numbers[0]))}
+    beam, bias, vocab, utterances, seconds, peer_utterances, sharpness = map(float, numbers)
+    model, feats, lens = make(int(vocab), int(utterances), seconds, sharpness)
     with torch.inference_mode():
         model.joiner.output.bias[0] = bias
         model.encode(feats[:1, :200], torch.tensor([200]))
@@ -198,10 +198,10 @@ def Adapter(model: Transducer) -> Any:
 
 def compare(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Figures by beam, and a table."""
-    bias = isolated.in_own_process(__file__, "calibrate", options.threads, 300)["bias"]
+    bias = isolated.in_own_process(__file__, f"calibrate:{options.sharpness}", options.threads, 300)["bias"]
 
     def case(name: str, beam: int) -> str:
-        return f"{name}:{beam}:{bias}:{VOCAB}:{UTTERANCES}:{SECONDS}:{options.peer_utterances}"
+        return f"{name}:{beam}:{bias}:{VOCAB}:{UTTERANCES}:{SECONDS}:{options.peer_utterances}:{options.sharpness}"
 
     names = {("encoder", 1), ("greedy", 1)}
     names |= {(name, beam) for beam in options.beams for name in ("ours", "torchaudio", *options.searches)}
@@ -238,13 +238,13 @@ def compare(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], lis
 
 def growth(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Seconds and memory of ours with one size changed at a time."""
-    bias = isolated.in_own_process(__file__, "calibrate", options.threads, 300)["bias"]
+    bias = isolated.in_own_process(__file__, f"calibrate:{options.sharpness}", options.threads, 300)["bias"]
     usual = {"beam": 8, "vocab": VOCAB, "seconds": SECONDS, "utterances": UTTERANCES}
     cases = {}
     for what, sizes in GROWTH.items():
         for size in sizes:
             now = usual | {what: size}
-            shape = f"{now['vocab']}:{now['utterances']}:{now['seconds']}:0"
+            shape = f"{now['vocab']}:{now['utterances']}:{now['seconds']}:0:{options.sharpness}"
             cases[f"{what} {size:g}"] = f"ours:{now['beam']}:{bias}:{shape}"
     found = isolated.in_turns(__file__, list(dict.fromkeys(cases.values())), options.rounds, options.threads)
     lines, figures = ["what                 seconds     extra MB     tokens/s"], {}
@@ -265,6 +265,7 @@ def main() -> None:
     parser.add_argument("--searches", nargs="*", default=[], help="further ones: alsd, maes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peer-utterances", type=int, default=2)
+    parser.add_argument("--sharpness", type=float, default=SHARPNESS, help="standard deviation of the joiner's output")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--json", action="store_true")
