@@ -1,6 +1,7 @@
 """Beam search: seconds, memory and exact log P of the best hypotheses, against torchaudio's and against greedy search.
 
-    python tools/bench/search.py [--beams 4 8 16] [--rounds N] [--threads N] [--searches alsd maes] [--growth] [--json]
+    python tools/bench/search.py [--beams 4 8 16] [--rounds N] [--threads N] [--searches alsd maes] [--sharpness S]
+      [--peer-max-symbols N] [--growth] [--json]
 
 The model has 12 conformer blocks of 256, an LSTM decoder 2 x 640 and 1024 word pieces. Its weights are random; encoder
 and decoder have an equal say in the joiner, whose output is scaled so that the best hypotheses have a log P of some -10
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from w2vbert_asr.models.transducer import Transducer
 
 UTTERANCES, SECONDS, VOCAB, TOKENS_PER_SECOND, SHARPNESS = 16, 10.0, 1024, 4.0, 30.0
+MAX_SYMBOLS = 10  # a frame; ours and, unless told otherwise, the peer's
 FRAMES_PER_SECOND = 25  # of encoder output
 GROWTH = {  # changed alone
     "beam": (1, 2, 4, 8, 16, 32),
@@ -93,7 +95,7 @@ def calibrate(sharpness: float) -> float:
 
 
 def measure(case: str) -> dict[str, Any]:
-    """Figures of a case: NAME:BEAM:BIAS:VOCAB:UTTERANCES:SECONDS:PEER_UTTERANCES:SHARPNESS."""
+    """Figures of a case: NAME:BEAM:BIAS:VOCAB:UTTERANCES:SECONDS:PEER_UTTERANCES:PEER_MAX_SYMBOLS:SHARPNESS."""
     import torch
 
     from w2vbert_asr.search import SearchConfig, exact_log_probs, search
@@ -101,7 +103,7 @@ def measure(case: str) -> dict[str, Any]:
     name, *numbers = case.split(":")
     if name == "calibrate":
         return {"bias": calibrate(float(numbers[0]))}
-    beam, bias, vocab, utterances, seconds, peer_utterances, sharpness = map(float, numbers)
+    beam, bias, vocab, utterances, seconds, peer_utterances, peer_max_symbols, sharpness = map(float, numbers)
     model, feats, lens = make(int(vocab), int(utterances), seconds, sharpness)
     with torch.inference_mode():
         model.joiner.output.bias[0] = bias
@@ -112,11 +114,15 @@ def measure(case: str) -> dict[str, Any]:
         found: list[list[int]] = []
         if name == "torchaudio":
             encoder_out = encoder_out[: int(peer_utterances)]
-            peer = Peer(model, encoder_out, int(beam))
+            peer = Peer(model, int(beam), int(peer_max_symbols))
             peer.run(encoder_out[:, :10])
             figures = isolated.time_and_memory(lambda: found.__setitem__(slice(None), peer.run(encoder_out)), 1)
         else:
-            config = SearchConfig(name="beam" if name == "ours" else name, beam_size=int(beam))  # type: ignore[arg-type]
+            config = SearchConfig(
+                name="beam" if name == "ours" else name,  # type: ignore[arg-type]
+                beam_size=int(beam),
+                max_symbols_per_frame=MAX_SYMBOLS,
+            )
             search(model, encoder_out[:, :20], encoder_out_lens.clamp(max=20), config)
 
             def run() -> None:
@@ -136,13 +142,13 @@ def measure(case: str) -> dict[str, Any]:
 class Peer:
     """torchaudio's search over our model."""
 
-    def __init__(self, model: Transducer, encoder_out: Tensor, beam: int) -> None:
+    def __init__(self, model: Transducer, beam: int, max_symbols: int) -> None:
         from torchaudio.models import RNNTBeamSearch
 
         self.beam = beam
         self.blank = model.joiner.output.out_features - 1
         self.search = RNNTBeamSearch(
-            Adapter(model), self.blank, hypo_sort_key=lambda hypothesis: hypothesis[3], step_max_tokens=10
+            Adapter(model), self.blank, hypo_sort_key=lambda hypothesis: hypothesis[3], step_max_tokens=max_symbols
         )
         self.seconds = 0.0
 
@@ -201,7 +207,8 @@ def compare(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], lis
     bias = isolated.in_own_process(__file__, f"calibrate:{options.sharpness}", options.threads, 300)["bias"]
 
     def case(name: str, beam: int) -> str:
-        return f"{name}:{beam}:{bias}:{VOCAB}:{UTTERANCES}:{SECONDS}:{options.peer_utterances}:{options.sharpness}"
+        peer = f"{options.peer_utterances}:{options.peer_max_symbols}"
+        return f"{name}:{beam}:{bias}:{VOCAB}:{UTTERANCES}:{SECONDS}:{peer}:{options.sharpness}"
 
     names = {("encoder", 1), ("greedy", 1)}
     names |= {(name, beam) for beam in options.beams for name in ("ours", "torchaudio", *options.searches)}
@@ -244,7 +251,7 @@ def growth(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], list
     for what, sizes in GROWTH.items():
         for size in sizes:
             now = usual | {what: size}
-            shape = f"{now['vocab']}:{now['utterances']}:{now['seconds']}:0:{options.sharpness}"
+            shape = f"{now['vocab']}:{now['utterances']}:{now['seconds']}:0:0:{options.sharpness}"
             cases[f"{what} {size:g}"] = f"ours:{now['beam']}:{bias}:{shape}"
     found = isolated.in_turns(__file__, list(dict.fromkeys(cases.values())), options.rounds, options.threads)
     lines, figures = ["what                 seconds     extra MB     tokens/s"], {}
@@ -265,6 +272,7 @@ def main() -> None:
     parser.add_argument("--searches", nargs="*", default=[], help="further ones: alsd, maes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peer-utterances", type=int, default=2)
+    parser.add_argument("--peer-max-symbols", type=int, default=MAX_SYMBOLS, help="a frame; its own default is 100")
     parser.add_argument("--sharpness", type=float, default=SHARPNESS, help="standard deviation of the joiner's output")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--growth", action="store_true")
