@@ -40,11 +40,21 @@ done
 TOKENIZER=${tokenizer:-$data_dir/tokenizer/bpe.model}
 PRETRAIN_EXP=$exp_dir/pretrain_$pretrain_tag
 ASR_EXP=$exp_dir/asr_$tag
-SEARCH=${decode_tag:-$search${beam_size:+${search:+_}beam$beam_size}} # empty: the recipe's default search
+SEARCH=$search${beam_size:+${search:+_}beam$beam_size} # empty: the recipe's default search
+[[ $lm == none ]] || SEARCH+=${SEARCH:+_}${lm_tag:-$lm}
+SEARCH=${decode_tag:-$SEARCH}
 DECODE_DIR=$ASR_EXP/decode${SEARCH:+_$SEARCH}
 SEED=(${seed:+--seed "$seed"})
 ONLINE=()
 [[ $features == dump ]] || ONLINE=(--set data.features=online)
+LM_EXP=$exp_dir/lm_${lm_tag:-$lm}
+case $lm in
+  none) ;;
+  ngram) LM=$LM_EXP/lm.arpa ;;
+  transformer) LM=$LM_EXP/model ;;
+  *) fail 2 "--lm is none, ngram or transformer, not '$lm'" ;;
+esac
+[[ $lm == none || -z $decode_config ]] || fail 2 "--decode-config and --lm: with a language model, tuning says how to decode"
 
 # --- where it runs ---
 
@@ -169,6 +179,11 @@ extract_features() {
   done
 }
 
+train_text_models() {
+  train_tokenizer
+  [[ $lm == none ]] || train_language_model
+}
+
 train_tokenizer() { # on the transcripts of the training sets alone
   local name texts=()
   if [[ -n $tokenizer ]]; then
@@ -181,6 +196,33 @@ train_tokenizer() { # on the transcripts of the training sets alone
   require 0 "${texts[@]}"
   check_inputs
   run w2vbert tokenizer --text "${texts[@]}" --vocab-size "$vocab_size" --out "$data_dir/tokenizer"
+}
+
+train_language_model() { # on those and --lm-text, without the speakers of dev and test
+  local name texts=() options=(--dev "$data_dir/$dev_set/text" --held-out "$data_dir/$dev_set") more
+  for name in "${TRAIN_SETS[@]}" "$dev_set"; do
+    require 0 "$data_dir/$name/text"
+  done
+  for name in "${TEST_SETS[@]}"; do
+    require 0 "$data_dir/$name/utt2spk"
+    [[ $name == "$dev_set" ]] || options+=("$data_dir/$name")
+  done
+  check_inputs
+  for name in "${TRAIN_SETS[@]}"; do
+    texts+=("$data_dir/$name/text")
+  done
+  IFS=, read -ra more <<<"$lm_text"
+  options+=(--text "${texts[@]}" "${more[@]}")
+  IFS=, read -ra more <<<"$lm_lines"
+  ((${#more[@]} == 0)) || options+=(--lines "${more[@]}")
+  options+=(--tokenizer "$TOKENIZER")
+  read -ra more <<<"$lm_args"
+  if [[ $lm == ngram ]]; then
+    run w2vbert ngram "${options[@]}" --out "$LM" "${more[@]}"
+  else
+    [[ ! -f conf/lm.yaml ]] || options+=(--config conf/lm.yaml)
+    train lm "${options[@]}" --out "$LM_EXP" "${SEED[@]}" "${more[@]}"
+  fi
 }
 
 pretrain_encoder() {
@@ -218,14 +260,20 @@ finetune_transducer() {
 }
 
 decode_sets() {
-  local name options=()
-  use_dumps "${TEST_SETS[@]}"
+  local name options=() tune_sets=() tuned=$ASR_EXP/tune_$SEARCH
+  [[ $lm == none ]] || tune_sets=("$dev_set")
+  use_dumps "${tune_sets[@]}" "${TEST_SETS[@]}"
+  [[ $lm == none ]] || require 2 "$LM"
   require 4 "$ASR_EXP/checkpoints"
   check_inputs
   [[ -z $decode_config ]] || options+=(--config "$decode_config")
   [[ -z $search ]] || options+=(--search "$search")
   [[ -z $beam_size ]] || options+=(--beam-size "$beam_size")
   run w2vbert average --exp "$ASR_EXP" --num "$num_average" --out "$ASR_EXP/model"
+  if [[ $lm != none ]]; then
+    run w2vbert tune --model "$ASR_EXP/model" --data "$dump_dir/$dev_set" --lm "$LM" "${options[@]}" --out "$tuned"
+    options=(--config "$tuned/decode.yaml")
+  fi
   for name in "${TEST_SETS[@]}"; do
     run w2vbert decode --model "$ASR_EXP/model" --data "$dump_dir/$name" --out "$DECODE_DIR/$name" "${options[@]}"
   done

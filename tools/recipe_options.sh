@@ -10,7 +10,7 @@ cd "$(dirname "$0")" || exit 1
 # Options whose values are paths: what is read (it may also lie in the recipe's own folder), lists of such, and what is
 # written.
 INPUT_PATHS=(corpus init pretrain_init tokenizer pretrain_config finetune_config decode_config)
-PATH_LISTS=(unlabelled)
+PATH_LISTS=(unlabelled lm_text lm_lines)
 OUTPUT_PATHS=(data_dir dump_dir exp_dir)
 
 stage=0                               # first stage to run
@@ -30,6 +30,12 @@ speeds=1.0                            # copies of the training sets at these spe
 features=dump                         # dump: stage 1 writes them; online: they are computed while training
 vocab_size=128                        # word pieces, at most
 tokenizer=                            # bpe.model to use in place of stage 2's
+
+lm=none                               # language model of decoding: none, ngram or transformer
+lm_text=                              # for --lm, beside the transcripts: Kaldi text files FILE,FILE,...
+lm_lines=                             # for --lm as well: plain text, a sentence a line, of no dev or test: FILE,FILE,...
+lm_args=                              # more arguments for w2vbert ngram or w2vbert lm, such as "--order 3"
+lm_tag=                               # the language model is exp/lm_<lm_tag>; empty: the value of --lm
 
 tag=base                              # the fine-tuned model is exp/asr_<tag>
 pretrain_tag=base                     # the pre-trained model is exp/pretrain_<tag>

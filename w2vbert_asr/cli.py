@@ -82,6 +82,7 @@ _SEARCH = (
     Arg("--device", "cpu, cuda or auto"),
 )
 
+_HELD_OUT = _path("--held-out", "data directories whose speakers are left out of --text", many=True)
 _CALIBRATION = _path("--calibration", "file of `w2vbert calibrate`, for confidences")
 
 VERBS: dict[str, Verb] = {
@@ -146,6 +147,7 @@ VERBS: dict[str, Verb] = {
         (
             _path("--text", "Kaldi text files", many=True),
             _path("--lines", "plain text files, a sentence a line (.gz too)", many=True),
+            _HELD_OUT,
             _path("--tokenizer", "bpe.model of stage 2"),
             Arg("--order", "longest n-grams (default 4)", kind="int"),
             _path("--dev", "Kaldi text files whose perplexity to report", many=True),
@@ -157,6 +159,7 @@ VERBS: dict[str, Verb] = {
         (
             _path("--text", "Kaldi text files", many=True),
             _path("--lines", "plain text files, a sentence a line (.gz too)", many=True),
+            _HELD_OUT,
             _path("--dev", "Kaldi text files that choose the checkpoint", many=True),
             _path("--tokenizer", "bpe.model of stage 2"),
             _path("--out", "experiment folder; the same line again resumes"),

@@ -54,7 +54,7 @@ if [[ -n $librilight ]]; then
 fi
 run_stage 0 prepare_sets librispeech --set "parts=[${PARTS// /, }]" "${FETCH[@]}"
 run_stage 1 extract_features
-run_stage 2 train_tokenizer
+run_stage 2 train_text_models
 run_stage 3 pretrain_encoder
 run_stage 4 finetune_transducer
 run_stage 5 decode_sets

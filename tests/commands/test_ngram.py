@@ -45,6 +45,20 @@ def test_a_model_is_written_and_its_perplexity_told(folder: Path, capsys: pytest
     assert run(folder, *more) == 0 and (folder / "lm.arpa").read_bytes() == first
 
 
+def test_held_out_speakers_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "text").write_text("s-1-a THE CAT\ns-1-b THE DOG\ns-10-a A CAT\nt-a A DOG\nz SAT\n")
+    (folder / "kept").write_text("s-10-a A CAT\nt-a A DOG\n")
+    (folder / "out").mkdir()
+    (folder / "out/utt2spk").write_text("s-1-c s-1\nz y\n")
+    caplog.set_level("INFO")
+    assert run(folder, "--text", folder / "text", "--held-out", folder / "out", "--order", 2) == 0
+    found = (folder / "lm.arpa").read_bytes()
+    assert "3 of 5 transcripts are of held-out speakers" in caplog.text
+    assert run(folder, "--text", folder / "kept", "--order", 2) == 0 and (folder / "lm.arpa").read_bytes() == found
+    assert run(folder, "--text", folder / "text", "--order", 2) == 0 and (folder / "lm.arpa").read_bytes() != found
+    assert run(folder, "--text", folder / "text", "--held-out", folder / "none") == 3
+
+
 def test_mistakes_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(folder) == 2 and "give --text" in capsys.readouterr().err
     assert run(folder, "--text", folder / "text", "--order", 0) == 2 and "order" in capsys.readouterr().err

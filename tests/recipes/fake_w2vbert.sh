@@ -19,12 +19,13 @@ case ${arguments[0]} in
   prepare)
     for name in $SETS; do
       mkdir -p "$out/$name"
-      touch "$out/$name/wav.scp" "$out/$name/text"
+      touch "$out/$name/wav.scp" "$out/$name/text" "$out/$name/utt2spk"
     done
     ;;
   fbank) mkdir -p "$out" && touch "$out/feats.scp" ;;
   tokenizer) mkdir -p "$out" && touch "$out/bpe.model" ;;
-  pretrain) mkdir -p "$out/model" && touch "$out/model/MANIFEST.json" ;;
+  ngram) mkdir -p "${out%/*}" && touch "$out" ;;
+  lm | pretrain) mkdir -p "$out/model" && touch "$out/model/MANIFEST.json" ;;
   finetune) mkdir -p "$out/checkpoints" ;;
   decode) mkdir -p "$out" && touch "$out/text" ;;
   score)

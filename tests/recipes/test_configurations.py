@@ -9,8 +9,9 @@ import torch
 
 from w2vbert_asr import config as configuration
 from w2vbert_asr.batch import Batch
-from w2vbert_asr.commands import finetune, prepare, pretrain
+from w2vbert_asr.commands import finetune, lm, prepare, pretrain
 from w2vbert_asr.models.encoder import EncoderConfig
+from w2vbert_asr.models.language_model import LanguageModel
 from w2vbert_asr.models.transducer import Transducer
 from w2vbert_asr.models.w2vbert import W2VBert
 from w2vbert_asr.training.distributed import World
@@ -85,6 +86,14 @@ def test_prepare_loads(path: Path) -> None:
     for name in ("train", "train_clean_100"):
         assert held_out <= set(config.sets[name].exclude_speakers)
     assert not set(config.sets["dev"].speakers) & set(config.sets["test"].speakers)
+
+
+def test_the_language_model_of_librispeech_is_the_papers() -> None:
+    options = {"text": ["text"], "dev": ["dev"], "tokenizer": "bpe.model", "out": "out"}
+    config = configuration.load(lm.Config, RECIPES / "librispeech/conf/lm.yaml", options=options)
+    with torch.device("meta"):
+        model = LanguageModel(config.model, 1024, 0)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(103e6, rel=0.02)
 
 
 @pytest.mark.parametrize("path", PRETRAIN, ids=name_of)

@@ -194,6 +194,41 @@ def test_another_search_decodes_to_another_folder(driver: Driver) -> None:
     assert option(decodes[0], "--search") == "greedy" and option(decodes[1], "--beam-size") == "4"
 
 
+@pytest.mark.parametrize(("lm", "verb", "made"), [("ngram", "ngram", "lm.arpa"), ("transformer", "lm", "model")])
+def test_a_language_model_is_trained_without_held_out_speakers_tuned_and_used(
+    driver: Driver, lm: str, verb: str, made: str
+) -> None:
+    texts = ["--lm-text", "more,/some/other text", "--lm-lines", "lines.gz", "--lm-args", "--seed 3"]
+    done = driver.run("an4", "--corpus", "c", "--lm", lm, "--lm-tag", "big", *texts, "--search", "maes")
+    assert done.returncode == 0, done.stderr
+    at = str(driver.folder)
+    call = driver.call(verb)
+    assert call[call.index("--text") + 1 : call.index("--lines")] == [
+        f"{at}/data/train_nodev/text",
+        f"{at}/more",
+        "/some/other text",
+    ]
+    held_out = call[call.index("--held-out") + 1 : call.index("--text")]
+    assert held_out == [f"{at}/data/train_dev", f"{at}/data/test"]
+    assert option(call, "--lines") == f"{at}/lines.gz" and option(call, "--dev") == f"{at}/data/train_dev/text"
+    assert call[-2:] == ["--seed", "3"] and option(call, "--tokenizer") == f"{at}/data/tokenizer/bpe.model"
+
+    tune = driver.call("tune")
+    assert option(tune, "--lm") == f"{at}/exp/lm_big/{made}" and option(tune, "--search") == "maes"
+    assert option(tune, "--data") == f"{at}/dump/train_dev"
+    decode = driver.call("decode")
+    assert decode[-2:] == ["--config", f"{option(tune, '--out')}/decode.yaml"] and "--search" not in decode
+    assert Path(option(decode, "--out")).parent.name == "decode_maes_big"
+
+
+def test_a_language_model_that_is_not_there_and_other_mistakes_are_named(driver: Driver) -> None:
+    assert driver.run("mini").returncode == 0
+    done = driver.run("mini", "--stage", "5", "--lm", "ngram")
+    assert done.returncode == 3 and "exp/lm_ngram/lm.arpa, which stage 2 makes" in done.stderr
+    assert driver.run("mini", "--lm", "neural").returncode == 2
+    assert driver.run("mini", "--lm", "ngram", "--decode-config", "/x.yaml").returncode == 2
+
+
 def test_librispeech_sizes_choose_configurations(driver: Driver) -> None:
     done = driver.run("librispeech", "--download", "--size", "xl", "--labelled", "100h", "--corpus", "/c")
     assert done.returncode == 0, done.stderr

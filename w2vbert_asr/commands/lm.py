@@ -26,10 +26,12 @@ from w2vbert_asr.training.trainer import train
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """text: Kaldi text files. lines: plain text, a sentence a line (.gz is decompressed), in the form of the
-    transcripts. dev: Kaldi text files that choose the checkpoint."""
+    transcripts. dev: Kaldi text files that choose the checkpoint. held_out: data directories whose speakers
+    are left out of `text`."""
 
     text: tuple[Path, ...] = ()
     lines: tuple[Path, ...] = ()
+    held_out: tuple[Path, ...] = ()
     dev: tuple[Path, ...]
     tokenizer: Path
     out: Path
@@ -54,7 +56,7 @@ def run(config: Config) -> dict[str, object]:
         torch.manual_seed(trainer.seed)
         tokenizer = Tokenizer(config.tokenizer)
         blank_id = tokenizer.blank_id
-        texts, dev_texts = read_transcripts(config.text, config.dev)
+        texts, dev_texts = read_transcripts(config.text, config.dev, held_out=config.held_out)
         every = itertools.chain(texts, read_lines(config.lines))
         sentences = Lines.of((tokenizer.encode(" ".join(text.split())) for text in every), "text, lines")
         dev = LineEvalLoader(Lines.of(map(tokenizer.encode, dev_texts), "dev"), config.data, blank_id=blank_id)

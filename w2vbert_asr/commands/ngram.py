@@ -18,12 +18,14 @@ from w2vbert_asr.text.tokenizer import Tokenizer
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """text: Kaldi text files. lines: plain text, a sentence a line (.gz is decompressed), in the form of the
-    transcripts. dev: Kaldi text files whose perplexity is reported."""
+    transcripts. dev: Kaldi text files whose perplexity is reported. held_out: data directories whose speakers
+    are left out of `text`."""
 
     tokenizer: Path
     out: Path
     text: tuple[Path, ...] = ()
     lines: tuple[Path, ...] = ()
+    held_out: tuple[Path, ...] = ()
     dev: tuple[Path, ...] = ()
     order: int = 4
 
@@ -38,7 +40,7 @@ class Config:
 def run(config: Config) -> dict[str, object]:
     """Count, smooth, and write the file, whole or not at all."""
     tokenizer = Tokenizer(config.tokenizer)
-    transcripts, dev_texts = read_transcripts(config.text, config.dev)
+    transcripts, dev_texts = read_transcripts(config.text, config.dev, held_out=config.held_out)
     dev = [ids for ids in map(tokenizer.encode, dev_texts) if ids]
     if config.dev and not dev:
         raise DataError(f"{', '.join(map(str, config.dev))}: no words; give a text file with transcripts")

@@ -61,9 +61,7 @@ class Widths:
         product = 2 if precision == "bf16" else 4
         if device == "cpu":
             kept = product if precision == "bf16" else 0
-            return Widths(
-                product=product, norm=product, attention=product, attention_weight=kept, dropout_mask=product
-            )
+            return Widths(product=product, norm=product, attention=product, attention_weight=kept, dropout_mask=product)
         return Widths(product=product, norm=FLOAT, attention=product, attention_weight=0, dropout_mask=1)
 
     def mask(self, dropout: float) -> int:
