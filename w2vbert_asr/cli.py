@@ -209,13 +209,13 @@ VERBS: dict[str, Verb] = {
         ),
     ),
     "rescore": Verb(
-        "exact log P(text | audio) of the n-best hypotheses of a decoding, over all alignments",
+        "exact log P(text | audio) of the n-best hypotheses of a decoding, over all alignments; adds language models",
         (
             _path("--model", "model folder or experiment"),
             _path("--data", "data directory that was decoded"),
             _path("--hyp", "folder of the hypotheses"),
             _path("--out", "folder to write, with the hypotheses ranked anew"),
-            Arg("--device", "cpu, cuda or auto"),
+            *(arg for arg in _SEARCH if arg.name not in ("--search", "--beam-size")),
         ),
     ),
     "score": Verb(

@@ -96,6 +96,34 @@ def test_a_better_hypothesis_moves_up(work: Path, capsys: pytest.CaptureFixture[
         )
 
 
+def test_language_models_are_added_as_a_search_adds_them(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a search with the models writes for a hypothesis, and the order that follows from it."""
+    for order in (1, 3):
+        line = ["ngram", "--text", work / "data/text", "--tokenizer", work / "model/bpe.model", "--order", order]
+        assert run(*line, "--out", work / f"{order}.arpa") == 0
+    models = ["--lm", work / "3.arpa", "--lm-weight", 0.7, "--lodr", work / "1.arpa", "--lodr-weight", 0.2]
+    models += ["--length-reward", 0.3]
+    line = ["decode", "--model", work / "model", "--data", work / "data", "--out", work / "fused", *models]
+    assert run(*line, "--beam-size", 6, "--set", "num_best=6") == 0
+    fused = {
+        (record["utt_id"], *entry["token_ids"]): entry["lm_score"]
+        for record in records(work / "fused")
+        for entry in record["nbest"]
+    }
+    assert rescore(work, *models) == 0
+    common = 0
+    for record in records(work / "rescored"):
+        ranks = [entry["log_prob"] + entry["lm_score"] for entry in record["nbest"]]
+        assert ranks == sorted(ranks, reverse=True) and record["text"] == record["nbest"][0]["text"]
+        for entry in record["nbest"]:
+            if (key := (record["utt_id"], *entry["token_ids"])) in fused:
+                assert entry["lm_score"] == pytest.approx(fused[key], abs=1e-4)
+                common += 1
+    assert common > 0
+    capsys.readouterr()
+    assert rescore(work, "--lm-weight", 0.5) == 2 and "--lm" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = work / "decode/hyp.jsonl"
     whole = path.read_text()

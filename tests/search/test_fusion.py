@@ -42,6 +42,13 @@ def both(vocab_size: int, lm: float, lodr: float, reward: float) -> tuple[Fusion
     return fusion, SlowFusion(parts, reward)
 
 
+def test_totals_of_whole_sequences() -> None:
+    fusion, slow = both(4, 0.5, 0.3, 0.8)
+    sequences = [(1, 2, 3), (), (3,), (2, 2, 2, 1), (3,)]
+    found = fusion.totals(sequences, 4, 0, torch.device("cpu"))
+    assert found.tolist() == pytest.approx([slow.total(ids) for ids in sequences], abs=1e-5)
+
+
 @pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("weights", [(0.7, 0.0, 0.0), (0.5, 0.3, 0.8), (1.5, 0.0, -0.5), (0.0, 0.0, 1.5)])
 def test_a_wide_search_is_an_enumeration(name: str, weights: tuple[float, float, float]) -> None:

@@ -1,7 +1,7 @@
-"""`w2vbert rescore`: the exact log P(text | audio) of n-best hypotheses, over all alignments.
+"""`w2vbert rescore`: the exact log P(text | audio) of n-best hypotheses, over all alignments, and language models.
 
 A search's own score leaves out the alignments that it dropped, and so depends on the search. This one does not: the
-best hypotheses of two searches can be compared by it.
+best hypotheses of two searches can be compared by it. A language model may be added, as in a search.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,26 @@ from w2vbert_asr.data.features import FeatureReader
 from w2vbert_asr.data.files import atomic_dir
 from w2vbert_asr.data.tables import write_table
 from w2vbert_asr.errors import DataError, summarize
-from w2vbert_asr.recognizer import load_model
+from w2vbert_asr.recognizer import load_language_model, load_model
+from w2vbert_asr.search import SearchConfig, fuse
 
 HYPOTHESES = "hyp.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """hyp: a folder that `decode` wrote for `data`. batch_seconds: padded audio looked at together."""
+    """hyp: a folder that `decode` wrote for `data`. batch_seconds: padded audio looked at together.
+
+    lm, lodr: language models to score the hypotheses with anew, with the weights and the length reward of `search`.
+    """
 
     model: Path
     data: Path
     hyp: Path
     out: Path
+    lm: Path | None = None
+    lodr: Path | None = None
+    search: SearchConfig = field(default_factory=SearchConfig)
     device: str = "auto"
     batch_seconds: float = 120.0
 
@@ -41,7 +48,7 @@ class Config:
 def run(config: Config) -> dict[str, object]:
     """Write `text` and `hyp.jsonl` as `decode` does, each n-best entry with its log_prob, the most probable first.
 
-    Where language models had a part in the search, what they added (lm_score) is added to that for the ranking.
+    What language models add (lm_score) is added to that for the ranking: in the search, unless others are given here.
 
     log_prob of an utterance is that of the search's own best hypothesis, which its tokens, words, times and score go on
     to describe; text is that of the most probable one. Prints means over utterances: of that log_prob, of what the
@@ -49,6 +56,13 @@ def run(config: Config) -> dict[str, object]:
     """
     records = _read(config.hyp / HYPOTHESES)
     recognizer = load_model(config.model, config.device)
+    fusion = fuse(
+        config.search,
+        *(
+            None if path is None else load_language_model(path, recognizer.tokenizer, recognizer.device)
+            for path in (config.lm, config.lodr)
+        ),
+    )
     reader = FeatureReader([config.data], online=not (config.data / "feats.scp").is_file())
     _join(records, reader.utt_ids, config)
     batches = batching.batch_by_cost(reader.num_frames, config.batch_seconds * FRAMES_PER_SECOND, None)
@@ -65,6 +79,10 @@ def run(config: Config) -> dict[str, object]:
         for record, log_probs in zip(own, found, strict=True):
             record["log_prob"] = log_probs[0]
             entries = [entry | {"log_prob": one} for entry, one in zip(record["nbest"], log_probs, strict=True)]
+            if fusion is not None:
+                ids = [entry["token_ids"] for entry in entries]
+                added = fusion.totals(ids, vocab_size, recognizer.tokenizer.blank_id, recognizer.device).tolist()
+                entries = [entry | {"lm_score": one} for entry, one in zip(entries, added, strict=True)]
             record["nbest"] = sorted(entries, key=lambda entry: -entry["log_prob"] - entry.get("lm_score", 0.0))
     result = _summary(list(records.values()))
     for record in records.values():

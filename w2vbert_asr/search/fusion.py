@@ -11,6 +11,7 @@ Dimension letters: M models, N prefixes, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,24 @@ class Fusion:
         for (model, weight), state in zip(self.parts, states, strict=True):
             total.add_(model.log_probs(state), alpha=weight)
         total[:, blank_id] = 0.0
+        return total
+
+    def totals(
+        self, sequences: Sequence[Sequence[int]], vocab_size: int, blank_id: int, device: torch.device
+    ) -> Tensor:
+        """(N,) in float64: what N whole sequences of tokens get, their ends with it."""
+        lens = torch.tensor([len(tokens) for tokens in sequences], device=device)
+        rows = [torch.tensor([*tokens, vocab_size], device=device) for tokens in sequences]  # the end is the last score
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        going = torch.arange(len(rows), device=device)
+        states = self.start(device).repeat(1, len(rows))
+        total = torch.zeros(len(rows), dtype=torch.float64, device=device)
+        for u in range(tokens.shape[1]):
+            scores = self.scores(states, vocab_size, blank_id)
+            total[going] += scores.gather(1, tokens[going, u, None])[:, 0].double()
+            longer = lens[going] > u
+            going, states = going[longer], states[:, longer]
+            states = self.advance(states, tokens[going, u])
         return total
 
 
