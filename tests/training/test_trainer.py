@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -95,7 +96,8 @@ def test_the_configuration_is_checked() -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_blocks_train_alike(tmp_path: Path, mode: Literal["default", "reduce-overhead"]) -> None:
     class Stacked(toy.ToyModel):
         def __init__(self) -> None:
             super().__init__(dropout=0.0, norm=False)
@@ -108,7 +110,7 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
             return super().forward(replace(batch, feats=feats), seed, step)
 
     for compiled in (False, True):
-        toy.run(tmp_path / str(compiled), Stacked(), compile=compiled, max_steps=5)
+        toy.run(tmp_path / str(compiled), Stacked(), compile=compiled, compile_mode=mode, max_steps=5)
     plain, fused = (checkpoint.load_weights(checkpoint.newest(tmp_path / str(one))) for one in (False, True))
     assert plain.keys() == fused.keys()
     for name, wanted in plain.items():

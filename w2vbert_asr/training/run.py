@@ -62,8 +62,9 @@ class TrainerConfig:
     patience: evaluations without a better one before the run ends; 0 for none. accumulate: global batches an update.
     clip_norm: largest norm of all gradients together. divergence_factor: three log lines in a row with a loss this many
     times that of the first update end the run. parallel: of several ranks, each has the whole model (ddp) or a part of
-    it (fsdp). compile: the blocks, by torch.compile, which needs a C++ compiler on a CPU. timeout: seconds that ranks
-    wait for one another. allow_change: resume although the configuration or the data has changed.
+    it (fsdp). compile: the blocks, by torch.compile, which needs a C++ compiler on a CPU; compile_mode: reduce-overhead
+    records CUDA graphs, one for each length of a batch. timeout: seconds that ranks wait for one another. allow_change:
+    resume although the configuration or the data has changed.
     """
 
     max_steps: int = 1000
@@ -84,6 +85,7 @@ class TrainerConfig:
     tensorboard: bool = True
     parallel: Parallel = "ddp"
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead"] = "default"
     timeout: float = 1800.0
     allow_change: bool = False
 

@@ -90,7 +90,7 @@ def train(
         saved = load_model(model, Path(found)) if found else None
         if config.compile:
             for block in blocks(model):
-                block.compile(dynamic=True)  # lengths differ from batch to batch
+                block.compile(dynamic=True, mode=config.compile_mode)  # lengths differ from batch to batch
         wrapped = wrap(model, world, config.parallel)
         groups = optimizer.build(model, optimizers, config.max_steps)
         if saved is not None:
