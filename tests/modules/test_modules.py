@@ -173,6 +173,27 @@ def test_attention_and_its_gradients_equal_the_formula_whatever_the_kernel(
     assert float(error) < (0.02 if dtype == torch.bfloat16 else 1e-6)
 
 
+@pytest.mark.parametrize("max_frames", [0, 1024])
+def test_attention_in_bfloat16_sees_small_differences_between_frames(
+    monkeypatch: pytest.MonkeyPatch, max_frames: int
+) -> None:
+    """Keys and values that have twenty times more in common than apart: gradients as good as without that."""
+    monkeypatch.setattr(attention, "MAX_FRAMES_WRITTEN_OUT", max_frames)
+    qkv = torch.randn(3, 40, 3, 4, 16)
+    qkv[:, :, 1:] += 20 * torch.randn(3, 1, 2, 4, 16)
+    qkv, grad = qkv.bfloat16(), torch.randn(3, 40, 4, 16).bfloat16()
+    pad_mask = lengths_to_pad_mask(torch.tensor([40, 25, 31]), 40)
+    grad[pad_mask] = 0.0
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        x = qkv.to(dtype).requires_grad_()
+        out = attend(x, pad_mask)
+        (of_x,) = torch.autograd.grad(out, x, grad.to(dtype))
+        found.append((out.detach()[~pad_mask].double(), *of_x.double().unbind(2)))
+    for exact, one in zip(*found, strict=True):
+        assert (one - exact).norm() < 0.02 * exact.norm()
+
+
 def test_attention_in_bfloat16_passes_over_an_item_of_padding_only() -> None:
     qkv = torch.randn(2, 5, 3, 2, 4, dtype=torch.bfloat16, requires_grad=True)
     context = attend(qkv, lengths_to_pad_mask(torch.tensor([0, 5]), 5))

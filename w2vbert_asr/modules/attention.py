@@ -42,6 +42,28 @@ def attend(qkv: Tensor, pad_mask: Tensor) -> Tensor:
     (B, T, 3, H, E) queries, keys and values, (B, T) True at padding -> (B, T, H, E). What stands at
     padding means nothing.
     """
+    if qkv.dtype not in (torch.bfloat16, torch.float16):
+        return _attend(qkv, pad_mask)
+    shift = _means(qkv, pad_mask)
+    return _attend(qkv - shift, pad_mask) + shift[:, :, 2]
+
+
+def _means(qkv: Tensor, pad_mask: Tensor) -> Tensor:
+    """Mean key and value of each item, (B, 1, 3, H, E), and 0 for its queries.
+
+    The softmax does not see what all keys have in common, and what all values have in common goes straight to the
+    output. In 16 bits, though, that part drowns the rest where frames are much alike, as they are to a network that has
+    learnt little: the queries' gradients, differences of nearly equal numbers, are then noise. Any shift gives the same
+    output, so it takes no gradient and need not be precise.
+    """
+    with torch.no_grad():
+        share = (~pad_mask / (~pad_mask).sum(1, keepdim=True).clamp(min=1)).to(qkv.dtype)
+        means = torch.bmm(share[:, None], qkv.flatten(2)).view(len(qkv), 1, *qkv.shape[2:])
+        means[:, :, 0] = 0.0
+        return means
+
+
+def _attend(qkv: Tensor, pad_mask: Tensor) -> Tensor:
     on_cpu = qkv.device.type == "cpu" and not torch.compiler.is_compiling()
     if on_cpu and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= MAX_FRAMES_WRITTEN_OUT:
         return _written_out(qkv, pad_mask)
