@@ -51,14 +51,15 @@ class Subsampling(nn.Module):
         device = x.device.type
         in_bf16 = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         layout = torch.channels_last if in_bf16 else torch.contiguous_format
-        x = self._convolve(self.conv1, x[:, None], layout)  # (B, C, T / 2, F / 2)
-        x = x * (~lengths_to_pad_mask(lens, halved)).to(x.dtype)[:, None, :, None]
-        x = self._convolve(self.conv2, x, layout)
+        x = _convolve(self.conv1, x[:, None], layout)  # (B, C, T / 2, F / 2), the largest there is: changed in place
+        x = x.mul_((~lengths_to_pad_mask(lens, halved)).to(x.dtype)[:, None, :, None])
+        x = torch.relu_(_convolve(self.conv2, torch.relu_(x), layout))
         return self.norm(x.transpose(1, 2).flatten(2)), subsampled(lens)
 
-    def _convolve(self, conv: nn.Conv2d, x: Tensor, layout: torch.memory_format) -> Tensor:
-        weight = conv.weight.to(memory_format=layout)
-        return torch.relu_(F.conv2d(x.to(memory_format=layout), weight, conv.bias, conv.stride, conv.padding))
+
+def _convolve(conv: nn.Conv2d, x: Tensor, layout: torch.memory_format) -> Tensor:
+    weight = conv.weight.to(memory_format=layout)
+    return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding).to(memory_format=layout)
 
 
 def subsampled(length: Length) -> Length:

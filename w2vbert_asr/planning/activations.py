@@ -70,14 +70,14 @@ class Widths:
 
 
 def subsampling(config: SubsamplingConfig, shape: BatchShape, widths: Widths) -> Component:
-    """Input, both convolutions' inputs and outputs after ReLU, input of LayerNorm; its output is for the next part."""
+    """Input, both convolutions' outputs after ReLU, input of LayerNorm; its output is for the next part."""
     frames, bins = subsampled(shape.feat_frames), subsampled(config.num_mel_bins)
     feats = shape.items * shape.feat_frames * config.num_mel_bins * widths.product
     first = shape.items * config.channels * frames * bins * widths.product
     rows = shape.items * shape.frames
     second = rows * feature_dim(config) * widths.product
     normed = rows * feature_dim(config) * widths.norm
-    saved = feats + 2 * first + second + normed + rows * MOMENTS
+    saved = feats + first + second + normed + rows * MOMENTS
     return Component(
         prefixes=("encoder.subsampling.",),
         saved=saved,
