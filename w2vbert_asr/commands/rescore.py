@@ -21,8 +21,8 @@ from w2vbert_asr.data.features import FeatureReader
 from w2vbert_asr.data.files import atomic_dir
 from w2vbert_asr.data.tables import write_table
 from w2vbert_asr.errors import DataError, summarize
-from w2vbert_asr.recognizer import load_language_model, load_model
-from w2vbert_asr.search import SearchConfig, fuse
+from w2vbert_asr.recognizer import load_model
+from w2vbert_asr.search import SearchConfig
 
 HYPOTHESES = "hyp.jsonl"
 
@@ -55,14 +55,7 @@ def run(config: Config) -> dict[str, object]:
     search's score falls short of it, of the log_prob of the most probable ones, and the share in which that is another.
     """
     records = _read(config.hyp / HYPOTHESES)
-    recognizer = load_model(config.model, config.device)
-    fusion = fuse(
-        config.search,
-        *(
-            None if path is None else load_language_model(path, recognizer.tokenizer, recognizer.device)
-            for path in (config.lm, config.lodr)
-        ),
-    )
+    recognizer = load_model(config.model, config.device, search=config.search, lm=config.lm, lodr=config.lodr)
     reader = FeatureReader([config.data], online=not (config.data / "feats.scp").is_file())
     _join(records, reader.utt_ids, config)
     batches = batching.batch_by_cost(reader.num_frames, config.batch_seconds * FRAMES_PER_SECOND, None)
@@ -79,9 +72,11 @@ def run(config: Config) -> dict[str, object]:
         for record, log_probs in zip(own, found, strict=True):
             record["log_prob"] = log_probs[0]
             entries = [entry | {"log_prob": one} for entry, one in zip(record["nbest"], log_probs, strict=True)]
-            if fusion is not None:
+            if recognizer.fusion is not None:
                 ids = [entry["token_ids"] for entry in entries]
-                added = fusion.totals(ids, vocab_size, recognizer.tokenizer.blank_id, recognizer.device).tolist()
+                added = recognizer.fusion.totals(
+                    ids, vocab_size, recognizer.tokenizer.blank_id, recognizer.device
+                ).tolist()
                 entries = [entry | {"lm_score": one} for entry, one in zip(entries, added, strict=True)]
             record["nbest"] = sorted(entries, key=lambda entry: -entry["log_prob"] - entry.get("lm_score", 0.0))
     result = _summary(list(records.values()))
