@@ -103,6 +103,7 @@ VERBS: dict[str, Verb] = {
         (
             _path("dirs", "data directories", many=True),
             Arg("--no-audio", "do not open the audio", kind="flag"),
+            Arg("--anew", "read all audio, also what has not changed since prepare read it", kind="flag"),
             Arg("--strict", "warnings are errors", kind="flag"),
             _JOBS,
         ),

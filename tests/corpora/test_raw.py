@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.speech import write_audio
+from tests.data.speech import edit, write_audio
 from w2vbert_asr.corpora.raw import RawUtterance, write_sets
-from w2vbert_asr.data import kaldi_dir
+from w2vbert_asr.data import inspection, kaldi_dir
+from w2vbert_asr.data import validate as validation
 from w2vbert_asr.data.audio import read_audio
 from w2vbert_asr.data.validate import validate
 from w2vbert_asr.errors import DataError
@@ -119,3 +120,51 @@ def test_shared_speakers_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture
     write_sets(tmp_path / "out", {"train": raws[:2], "test": raws[1:]}, 1)
     assert "1 speaker(s) in train and in test: s1" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path / "out")) == ["test", "train"]
+
+
+def test_validate_reads_what_has_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = [write_audio(tmp_path / f"{i}.wav", 1.0, i) for i in range(5)]
+    whole = [RawUtterance(f"s-{i}", "s", path, "A") for i, path in enumerate(audio)]
+    cut = [RawUtterance(f"s-{i}", "s", audio[0], None, i / 4, (i + 1) / 4) for i in range(4)]
+    read: list[tuple[str, float]] = []
+
+    def counted(piece: inspection.Piece) -> inspection.Inspection:
+        read.append((piece.path.name, piece.start))
+        return inspection.inspect(piece)
+
+    monkeypatch.setattr(validation, "inspect", counted)
+    write_sets(tmp_path, {"whole": whole, "cut": cut}, 1)
+    seen: dict[bytes, str] = {}
+    assert (
+        validate(tmp_path / "whole", num_jobs=1, seen=seen) == validate(tmp_path / "cut", num_jobs=1, seen=seen) == []
+    )
+    assert read == [] and len(seen) == 9
+    assert validate(tmp_path / "whole", num_jobs=1, anew=True, seen=seen) == [] and len(read) == len(audio)
+
+    read.clear()
+    os.utime(audio[1], (1, 1))
+    audio[2].write_bytes(audio[2].read_bytes()[:-4000])  # shorter
+    audio[3].unlink()
+    write_audio(audio[4], 1.0, seed=0)  # now that of utterance 0, of the same size
+    found = {(problem.kind, problem.message.split(":")[0]) for problem in validate(tmp_path / "whole", num_jobs=1)}
+    assert [name for name, _ in read] == ["1.wav", "2.wav", "3.wav", "4.wav"]
+    assert found == {("frames_mismatch", "s-2"), ("missing", "s-3"), ("same_audio", "s-4")}
+
+    read.clear()
+    edit(tmp_path / "cut" / "segments", "s-1 0 0.25 0.5", "s-1 0 0.25 0.45")
+    edit(tmp_path / "cut" / "utt2num_samples", "s-2 4000", "s-2 3999")
+    record = tmp_path / "cut" / inspection.RECORD
+    record.write_text(record.read_text().replace('["s-3", 0.75', '["s-3", "x"'))
+    problems = validate(tmp_path / "cut", num_jobs=1)
+    assert read == [("0.wav", 0.25), ("0.wav", 0.5), ("0.wav", 0.75)]
+    assert [problem.kind for problem in problems].count("frames_mismatch") == 2  # of the third only the record was bad
+
+
+@pytest.mark.parametrize(
+    "line", ["", "[]", "{", "[1, 2]", '["s-0", 0.0, null, "a", "b", 0, 8000, 0, "zz"]', "\x00\xff"]
+)
+def test_a_damaged_record_counts_for_nothing(tmp_path: Path, line: str) -> None:
+    raws = [RawUtterance("s-0", "s", write_audio(tmp_path / "0.wav"), "A")]
+    write_sets(tmp_path, {"set": raws}, 1)
+    (tmp_path / "set" / inspection.RECORD).write_text(line + "\n", encoding="latin-1")
+    assert validate(tmp_path / "set", num_jobs=1) == []

@@ -14,6 +14,7 @@ from w2vbert_asr.errors import DataError
 class Config:
     dirs: tuple[Path, ...]
     no_audio: bool = False  # do not open the audio
+    anew: bool = False  # read audio that has not changed since `prepare` read it, too
     strict: bool = False  # warnings are errors
     num_jobs: int = 0  # processes; 0: one a core
 
@@ -28,7 +29,7 @@ def run(config: Config) -> dict[str, object]:
     results: dict[str, object] = {}
     bad: list[str] = []
     for path in config.dirs:
-        problems = validate(path, not config.no_audio, config.strict, config.num_jobs, seen)
+        problems = validate(path, not config.no_audio, config.strict, config.num_jobs, seen, config.anew)
         counts = Counter(problem.severity for problem in problems)
         for problem in problems:
             print(f"{path}: {problem.severity}: {problem}")

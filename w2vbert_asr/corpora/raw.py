@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from w2vbert_asr.data import drops, kaldi_dir
-from w2vbert_asr.data.inspection import Inspection, Piece, crashed, inspect
+from w2vbert_asr.data.inspection import RECORD, Inspection, Piece, crashed, inspect, record
 from w2vbert_asr.data.parallel import map_parallel
 from w2vbert_asr.data.tables import fits
 from w2vbert_asr.errors import DataError, summarize
@@ -82,6 +82,16 @@ def _write_set(folder: Path, kept: Kept, dropped: Dropped) -> SetSummary:
     cut = any(raw.start or raw.end is not None for raw, _ in kept.values())
     labelled = any(raw.text is not None for raw, _ in kept.values())
     segments = {utt_id: found.segment(recordings[raw.audio], raw.start) for utt_id, (raw, found) in kept.items()}
+    written = {
+        utt_id: Piece(
+            path=raw.audio,
+            start=segments[utt_id].start if cut else 0.0,
+            end=segments[utt_id].end if cut else None,
+        )
+        for utt_id, (raw, _) in kept.items()
+    }
+    inspected = record(written, {utt_id: found for utt_id, (_, found) in kept.items()})
+    report = drops.report([(utt_id, *dropped[utt_id]) for utt_id in sorted(dropped)])
     kaldi_dir.write(
         folder,
         wav_scp={recordings[raw.audio] if cut else utt: str(raw.audio.absolute()) for utt, (raw, _) in kept.items()},
@@ -90,7 +100,7 @@ def _write_set(folder: Path, kept: Kept, dropped: Dropped) -> SetSummary:
         num_samples={utt_id: found.num_samples for utt_id, (_, found) in kept.items()},
         text={utt_id: normalize(raw.text or "") for utt_id, (raw, _) in kept.items()} if labelled else None,
         segments=segments if cut else None,
-        extra={drops.REPORT: drops.report([(utt_id, *dropped[utt_id]) for utt_id in sorted(dropped)])},
+        extra={drops.REPORT: report, RECORD: inspected},
     )
     return {
         "utterances": len(kept),

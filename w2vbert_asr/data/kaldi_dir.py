@@ -198,7 +198,7 @@ def write(out: Path, *, extra: Mapping[str, str] | None = None, **columns: Unpac
     Replaces an older data directory. DataError if `out` holds anything else, which would be lost.
     """
     if out.is_dir():
-        ours = {*PARSERS, *(extra or {}), "spk2utt", "dropped.tsv", "left_out.tsv"}
+        ours = {*PARSERS, *(extra or {}), "spk2utt", "dropped.tsv", "left_out.tsv", "inspected.jsonl"}
         ours |= {name for made in (INDEX, TOKEN_COUNTS) for name in (made, f".{made}.partial", f".{made}.lock")}
         strangers = sorted(entry.name for entry in out.iterdir() if entry.name not in ours or entry.is_dir())
         if strangers:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from w2vbert_asr.data import kaldi_dir, tables
-from w2vbert_asr.data.inspection import Inspection, Piece, crashed, inspect
+from w2vbert_asr.data.inspection import RECORD, Inspection, Piece, crashed, inspect, recall
 from w2vbert_asr.data.kaldi_dir import DataDir
 from w2vbert_asr.data.parallel import map_parallel
 from w2vbert_asr.data.tables import Problem
@@ -34,9 +34,15 @@ _DURATION_TOLERANCE = 0.05  # seconds: Kaldi counts durations in frames
 
 
 def validate(
-    path: Path, audio: bool = True, strict: bool = False, num_jobs: int = 0, seen: dict[bytes, str] | None = None
+    path: Path,
+    audio: bool = True,
+    strict: bool = False,
+    num_jobs: int = 0,
+    seen: dict[bytes, str] | None = None,
+    anew: bool = False,
 ) -> list[Problem]:
-    """Every defect of a data directory. `audio`: read each file as well. `strict`: warnings become errors.
+    """Every defect of a data directory. `audio`: read each file as well, but those that have not changed since
+    `prepare` read them; with `anew` those, too. `strict`: warnings become errors.
 
     `seen` (digest of the samples -> where) is shared between directories to find the same audio under two names.
     DataError only where there is no directory at all.
@@ -47,7 +53,7 @@ def validate(
     _check_text(data, problems)
     _check_companions(data, problems)
     if audio:
-        _check_audio(data, problems, num_jobs, {} if seen is None else seen)
+        _check_audio(data, problems, num_jobs, {} if seen is None else seen, anew)
     return [replace(p, severity="error") if strict and p.severity == "warning" else p for p in problems]
 
 
@@ -145,12 +151,16 @@ def pieces(data: DataDir) -> dict[str, Piece]:
     return dict(sorted(found.items()))
 
 
-def _check_audio(data: DataDir, problems: list[Problem], num_jobs: int, seen: dict[bytes, str]) -> None:
+def _check_audio(data: DataDir, problems: list[Problem], num_jobs: int, seen: dict[bytes, str], anew: bool) -> None:
     table = "segments" if data.segments else "wav.scp"
-    todo = pieces(data)
+    everything = pieces(data)
+    known = {} if anew else recall(data.path / RECORD, everything)
+    todo = {utt_id: piece for utt_id, piece in everything.items() if utt_id not in known}
     found: list[tuple[str, str, Literal["error", "warning"], str]] = []
     inspections = map_parallel(inspect, list(todo.values()), num_jobs, f"reading audio of {data.path.name}", crashed)
-    for utt_id, inspection in zip(todo, inspections, strict=True):
+    known |= zip(todo, inspections, strict=True)
+    for utt_id in everything:
+        inspection = known[utt_id]
         if inspection.reason:
             found.append((utt_id, inspection.reason, "error", inspection.detail))
             continue
