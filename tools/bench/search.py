@@ -1,13 +1,15 @@
 """Beam search: seconds, memory and exact log P of the best hypotheses, against torchaudio's and against greedy search.
 
     python tools/bench/search.py [--beams 4 8 16] [--rounds N] [--threads N] [--searches alsd maes] [--sharpness S]
-      [--peer-max-symbols N] [--growth] [--json]
+      [--peer-max-symbols N] [--model FOLDER --data DUMP] [--growth] [--json]
 
 The model has 12 conformer blocks of 256, an LSTM decoder 2 x 640 and 1024 word pieces. Its weights are random; encoder
 and decoder have an equal say in the joiner, whose output is scaled so that the best hypotheses have a log P of some -10
 ("log P"). With flatter distributions, such as --sharpness 10, hypotheses are as good as one another, and more of them
 are tried. The blank bias is set so that about 4 tokens a second come out of a beam of 4. The data are 16 utterances of
-10 s of noise. Every case has a process of its own:
+10 s of noise. With --model and --data they are a trained model, as it is, and speech: the features of a speaker's
+utterances in the dump folder, one behind another, cut to 10 s; in turns of every speaker. Every case has a process of
+its own:
 
  * encoder: the encoder alone, over the whole batch;
  * greedy, ours:K, alsd:K, maes:K: the search alone over the whole batch, on given encoder output;
@@ -24,10 +26,12 @@ rounds, memory is the peak beyond the model and its input.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +44,10 @@ if TYPE_CHECKING:
     from w2vbert_asr.models.transducer import Transducer
 
 UTTERANCES, SECONDS, VOCAB, TOKENS_PER_SECOND, SHARPNESS = 16, 10.0, 1024, 4.0, 30.0
+FEATURES_PER_SECOND = 100
 MAX_SYMBOLS = 10  # a frame; ours and, unless told otherwise, the peer's
 FRAMES_PER_SECOND = 25  # of encoder output
-GROWTH = {  # changed alone
+GROWTH: dict[str, tuple[Any, ...]] = {  # changed alone
     "beam": (1, 2, 4, 8, 16, 32),
     "vocab": (256, 1024, 4096),
     "seconds": (5.0, 10.0, 20.0, 40.0),
@@ -50,8 +55,56 @@ GROWTH = {  # changed alone
 }
 
 
-def make(vocab: int, utterances: int, seconds: float, sharpness: float) -> tuple[Transducer, Tensor, Tensor]:
-    """The model, its features (B, T, F) and their lengths."""
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one process measures; it travels as JSON. `bias` is that of blank; with `model` it is the model's own."""
+
+    name: str  # calibrate, encoder, greedy, ours, alsd, maes or torchaudio
+    beam: int = 1
+    bias: float = 0.0
+    sharpness: float = SHARPNESS
+    vocab: int = VOCAB
+    utterances: int = UTTERANCES
+    seconds: float = SECONDS
+    peer_utterances: int = 2
+    peer_max_symbols: int = MAX_SYMBOLS
+    model: str | None = None
+    data: str | None = None
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self))
+
+    def make(self) -> tuple[Transducer, Tensor, Tensor]:
+        """The model, its features (B, T, F) and their lengths."""
+        if self.model is None or self.data is None:
+            return random_model(self.vocab, self.utterances, self.seconds, self.sharpness, self.bias)
+        return trained_model(Path(self.model), Path(self.data), self.utterances, self.seconds)
+
+
+def trained_model(folder: Path, dump: Path, utterances: int, seconds: float) -> tuple[Transducer, Tensor, Tensor]:
+    """A model folder and what its encoder hears of joined utterances, `seconds` of each."""
+    import torch
+
+    from w2vbert_asr import model_folder
+    from w2vbert_asr.data.features import FeatureReader
+
+    saved, reader = model_folder.read(folder), FeatureReader([dump], online=False)
+    length = round(seconds * FEATURES_PER_SECOND)
+    of_speakers: dict[int, list[Tensor]] = {}
+    for number, speaker in enumerate(reader.speakers.tolist()):
+        of_speakers.setdefault(speaker, []).append(saved.stats.normalize(reader.load(number)))
+    pieces = [torch.cat(feats).split(length) for feats in of_speakers.values()]
+    in_turns = [piece for turn in itertools.zip_longest(*pieces) for piece in turn if piece is not None]
+    whole = [piece for piece in in_turns if len(piece) == length]
+    if len(whole) < utterances:
+        raise SystemExit(f"{dump}: has {len(whole)} pieces of {seconds} s, {utterances} are asked for")
+    return saved.transducer(), torch.stack(whole[:utterances]), torch.full((utterances,), length)
+
+
+def random_model(
+    vocab: int, utterances: int, seconds: float, sharpness: float, bias: float
+) -> tuple[Transducer, Tensor, Tensor]:
+    """The model with random weights, noise, and its lengths."""
     import torch
 
     from w2vbert_asr.models.transducer import Transducer, TransducerConfig
@@ -71,6 +124,7 @@ def make(vocab: int, utterances: int, seconds: float, sharpness: float) -> tuple
         hidden = torch.tanh(model.joiner.project_encoder(encoder_out))
         model.joiner.output.weight.mul_(sharpness / (hidden @ model.joiner.output.weight.T).std())
         model.joiner.output.bias.zero_()
+        model.joiner.output.bias[0] = bias
     return model, torch.stack(feats), torch.full((utterances,), len(feats[0]))
 
 
@@ -80,7 +134,7 @@ def calibrate(sharpness: float) -> float:
 
     from w2vbert_asr.search import SearchConfig, search
 
-    model, feats, lens = make(VOCAB, 2, SECONDS, sharpness)
+    model, feats, lens = random_model(VOCAB, 2, SECONDS, sharpness, 0.0)
     low, high = 2 * sharpness, 6 * sharpness
     with torch.inference_mode():
         encoded = model.encode(feats[:, :500], lens.clamp(max=500))
@@ -94,33 +148,31 @@ def calibrate(sharpness: float) -> float:
     return high
 
 
-def measure(case: str) -> dict[str, Any]:
-    """Figures of a case: NAME:BEAM:BIAS:VOCAB:UTTERANCES:SECONDS:PEER_UTTERANCES:PEER_MAX_SYMBOLS:SHARPNESS."""
+def measure(case: Case) -> dict[str, Any]:
+    """Figures of a case."""
     import torch
 
     from w2vbert_asr.search import SearchConfig, exact_log_probs, search
 
-    name, *numbers = case.split(":")
+    name = case.name
     if name == "calibrate":
-        return {"bias": calibrate(float(numbers[0]))}
-    beam, bias, vocab, utterances, seconds, peer_utterances, peer_max_symbols, sharpness = map(float, numbers)
-    model, feats, lens = make(int(vocab), int(utterances), seconds, sharpness)
+        return {"bias": calibrate(case.sharpness)}
+    model, feats, lens = case.make()
     with torch.inference_mode():
-        model.joiner.output.bias[0] = bias
         model.encode(feats[:1, :200], torch.tensor([200]))
         if name == "encoder":
             return isolated.time_and_memory(lambda: model.encode(feats, lens), 1)
         encoder_out, encoder_out_lens = model.encode(feats, lens)
         found: list[list[int]] = []
         if name == "torchaudio":
-            encoder_out = encoder_out[: int(peer_utterances)]
-            peer = Peer(model, int(beam), int(peer_max_symbols))
+            encoder_out = encoder_out[: case.peer_utterances]
+            peer = Peer(model, case.beam, case.peer_max_symbols)
             peer.run(encoder_out[:, :10])
             figures = isolated.time_and_memory(lambda: found.__setitem__(slice(None), peer.run(encoder_out)), 1)
         else:
             config = SearchConfig(
                 name="beam" if name == "ours" else name,  # type: ignore[arg-type]
-                beam_size=int(beam),
+                beam_size=case.beam,
                 max_symbols_per_frame=MAX_SYMBOLS,
             )
             search(model, encoder_out[:, :20], encoder_out_lens.clamp(max=20), config)
@@ -133,9 +185,9 @@ def measure(case: str) -> dict[str, Any]:
         own = [[tokens] for tokens in found]
         exact = exact_log_probs(model, encoder_out, encoder_out_lens[: len(found)], own)
     figures["log_probs"] = [one[0] for one in exact]
-    figures["tokens_per_second"] = statistics.mean(map(len, found)) / seconds
+    figures["tokens_per_second"] = statistics.mean(map(len, found)) / case.seconds
     if name == "torchaudio":
-        figures["seconds"] = peer.seconds * utterances / len(found)
+        figures["seconds"] = peer.seconds * case.utterances / len(found)
     return figures
 
 
@@ -202,17 +254,28 @@ def Adapter(model: Transducer) -> Any:
     return Adapted()
 
 
+def usual_case(options: argparse.Namespace) -> Case:
+    """The model and data of all cases."""
+    case = Case(
+        name="calibrate",
+        sharpness=options.sharpness,
+        peer_utterances=options.peer_utterances,
+        peer_max_symbols=options.peer_max_symbols,
+        model=options.model and str(options.model.resolve()),
+        data=options.data and str(options.data.resolve()),
+    )
+    if case.model:
+        return case
+    return replace(case, bias=isolated.in_own_process(__file__, str(case), options.threads, 300)["bias"])
+
+
 def compare(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Figures by beam, and a table."""
-    bias = isolated.in_own_process(__file__, f"calibrate:{options.sharpness}", options.threads, 300)["bias"]
-
-    def case(name: str, beam: int) -> str:
-        peer = f"{options.peer_utterances}:{options.peer_max_symbols}"
-        return f"{name}:{beam}:{bias}:{VOCAB}:{UTTERANCES}:{SECONDS}:{peer}:{options.sharpness}"
-
+    usual = usual_case(options)
     names = {("encoder", 1), ("greedy", 1)}
     names |= {(name, beam) for beam in options.beams for name in ("ours", "torchaudio", *options.searches)}
-    cases = {pair: case(*pair) for pair in sorted(names, key=lambda pair: (pair[1], pair[0]))}
+    pairs = sorted(names, key=lambda pair: (pair[1], pair[0]))
+    cases = {(name, beam): str(replace(usual, name=name, beam=beam)) for name, beam in pairs}
     once = [text for (name, _), text in cases.items() if name == "torchaudio"]
     often = [text for text in cases.values() if text not in once]
     found = isolated.in_turns(__file__, often, options.rounds, options.threads)
@@ -229,7 +292,7 @@ def compare(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], lis
         peer = found[cases["torchaudio", beam if beam > 1 else options.beams[0]]][0].get("log_probs", [])
         own = found[text][0].get("log_probs", [])
         cells = [f"{seconds:11.2f}", f"{UTTERANCES * SECONDS / seconds:11.1f}", f"{memory:11.1f}"]
-        result = {"s": round(seconds, 3), "mb": memory}
+        result: dict[str, Any] = {"s": round(seconds, 3), "mb": memory}
         if own:
             pairs = list(zip(own, peer, strict=False)) or [(one, one) for one in own]
             result["logp"] = statistics.mean(one for one, _ in pairs)
@@ -245,14 +308,10 @@ def compare(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], lis
 
 def growth(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Seconds and memory of ours with one size changed at a time."""
-    bias = isolated.in_own_process(__file__, f"calibrate:{options.sharpness}", options.threads, 300)["bias"]
-    usual = {"beam": 8, "vocab": VOCAB, "seconds": SECONDS, "utterances": UTTERANCES}
-    cases = {}
+    usual = replace(usual_case(options), name="ours", beam=8)
+    cases: dict[str, str] = {}
     for what, sizes in GROWTH.items():
-        for size in sizes:
-            now = usual | {what: size}
-            shape = f"{now['vocab']}:{now['utterances']}:{now['seconds']}:0:0:{options.sharpness}"
-            cases[f"{what} {size:g}"] = f"ours:{now['beam']}:{bias}:{shape}"
+        cases |= {f"{what} {size:g}": str(replace(usual, **{what: size})) for size in sizes}
     found = isolated.in_turns(__file__, list(dict.fromkeys(cases.values())), options.rounds, options.threads)
     lines, figures = ["what                 seconds     extra MB     tokens/s"], {}
     for what, text in cases.items():
@@ -275,6 +334,8 @@ def main() -> None:
     parser.add_argument("--peer-max-symbols", type=int, default=MAX_SYMBOLS, help="a frame; its own default is 100")
     parser.add_argument("--sharpness", type=float, default=SHARPNESS, help="standard deviation of the joiner's output")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--model", type=Path, help="a trained model folder, in place of random weights")
+    parser.add_argument("--data", type=Path, help="with --model: a dump folder of stage 1")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -283,8 +344,12 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", options.threads)))
-        print(json.dumps(measure(options.case)))
+        print(json.dumps(measure(Case(**json.loads(options.case)))))
         return
+    if (options.model is None) != (options.data is None):
+        parser.error("--model and --data belong together")
+    if options.growth and options.model:
+        parser.error("--growth has random weights; leave --model out")
     figures, lines = growth(options) if options.growth else compare(options)
     print("\n".join([json.dumps(isolated.machine(options.threads)), *lines]))
     if options.json:
