@@ -67,7 +67,7 @@ _TRAINING = (
     Arg("--keep", "newest checkpoints to keep", "trainer.keep", "int"),
     Arg("--seed", "seed of everything random", "trainer.seed", "int"),
     Arg("--device", "cpu, cuda or auto", "trainer.device"),
-    Arg("--precision", "fp32 or bf16", "trainer.precision"),
+    Arg("--precision", "auto, fp32 or bf16", "trainer.precision"),
     Arg("--num-workers", "loader processes", "data.num_workers", "int"),
     Arg("--allow-change", "resume although the configuration has changed", "trainer.allow_change", "flag"),
 )

@@ -17,6 +17,7 @@ from w2vbert_asr.commands import finetune
 from w2vbert_asr.planning.activations import Widths
 from w2vbert_asr.planning.heads import lattice_bytes
 from w2vbert_asr.text.tokenizer import Tokenizer
+from w2vbert_asr.training import precision
 from w2vbert_asr.training.distributed import World
 
 
@@ -55,12 +56,15 @@ def test_two_ranks_train_as_one(toy: soak.Toy, tmp_path: Path, verb: str, settin
 
 
 @pytest.mark.parametrize("loss", ["full", "pruned"])
-def test_what_the_lattice_takes_is_said_before(toy: soak.Toy, tmp_path: Path, loss: str) -> None:
+def test_what_the_lattice_takes_is_said_before(
+    toy: soak.Toy, tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = toy.line("finetune", tmp_path / "exp", f"--set=model.loss={loss}")
     files = {"train": [str(toy.root / "dump")], "dev": str(toy.root / "dump"), "out": str(tmp_path / "exp")}
     files["tokenizer"] = line[line.index("--tokenizer") + 1]
     config = configuration.load(finetune.Config, toy.root / "finetune.yaml", (f"model.loss={loss}",), files)
     loader = finetune.assemble(config, World()).loader
+    monkeypatch.setattr(precision, "cpu_flags", lambda: ["avx512_bf16"])
     said = finetune.lattice_message(config, loader, World())
     batches = [loader[position] for position in range(loader.batches_per_epoch)]
     dearest = max(batches, key=lambda batch: batch.feats.shape[0] * batch.feats.shape[1])
@@ -74,3 +78,5 @@ def test_what_the_lattice_takes_is_said_before(toy: soak.Toy, tmp_path: Path, lo
     assert ("model.loss=pruned" in said) == (loss == "full")
     smaller = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision="bf16"))
     assert "trainer.precision=bf16" in said and "precision" not in finetune.lattice_message(smaller, loader, World())
+    monkeypatch.setattr(precision, "cpu_flags", list)
+    assert "precision" not in finetune.lattice_message(config, loader, World())

@@ -14,12 +14,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.planning.live_tensors import LiveTensors
 from tests.planning.trainings import Kind, make_batch, make_model, make_training
 from w2vbert_asr.models.encoder import Encoder
+from w2vbert_asr.models.transducer import TransducerConfig
 from w2vbert_asr.planning.activations import Widths, blocks, subsampling
 from w2vbert_asr.planning.heads import components
 from w2vbert_asr.planning.memory import step_memory
 from w2vbert_asr.planning.training import PlannedTraining
 from w2vbert_asr.training.distributed import World
 from w2vbert_asr.training.optimizer import build, freeze, state_shapes
+from w2vbert_asr.training.precision import cpu_flags
 from w2vbert_asr.training.update import Setting, compute_gradients
 
 TOLERANCE = 0.06  # 0.15 is asked for; the deviations are below 0.04
@@ -28,6 +30,8 @@ TOLERANCE = 0.06  # 0.15 is asked for; the deviations are below 0.04
 def measured_peak(training: PlannedTraining) -> int:
     """Bytes of live tensors at the worst moment of the second step, which has an optimizer's state."""
     trainer, shape = training.trainer, training.batch()
+    if trainer.precision == "bf16" and isinstance(training.model, TransducerConfig) and not cpu_flags():
+        pytest.skip("torch's LSTM does not run in bf16 on this CPU")
     model = make_model(training)
     freeze(model, training.freeze)
     optimizers = build(model, training.optimizers, trainer.max_steps)

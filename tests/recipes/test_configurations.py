@@ -16,6 +16,7 @@ from w2vbert_asr.models.transducer import Transducer
 from w2vbert_asr.models.w2vbert import W2VBert
 from w2vbert_asr.training.distributed import World
 from w2vbert_asr.training.optimizer import Part, build
+from w2vbert_asr.training.precision import settle
 from w2vbert_asr.training.update import Setting, compute_gradients
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -57,7 +58,12 @@ def make_batch(vocab_size: int) -> Batch:
 def one_step(model: torch.nn.Module, parts: dict[str, Part], trainer: Any) -> None:
     """Gradients and an update with the recipe's own optimizers."""
     optimizers = build(model, parts, trainer.max_steps)
-    setting = Setting(seed=1, bf16=trainer.precision == "bf16", clip_norm=trainer.clip_norm, world=World())
+    setting = Setting(
+        seed=1,
+        bf16=settle("auto", World().device) == "bf16" and trainer.precision != "fp32",
+        clip_norm=trainer.clip_norm,
+        world=World(),
+    )
     before = [parameter.detach().clone() for parameter in optimizers.parameters]
     optimizers.set_learning_rates(trainer.max_steps // 2)
     assert compute_gradients(model, optimizers.parameters, [make_batch(9)], 0, 0, setting).finite

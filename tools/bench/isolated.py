@@ -100,6 +100,16 @@ def time_and_memory(run: Callable[[], object], repeats: int, warm: int = 1) -> d
     return {"seconds": statistics.median(seconds), "extra_mb": round(extra / 1e6, 1)}
 
 
+def precisions() -> tuple[str, ...]:
+    """What is worth measuring on this CPU: bf16 only where it has instructions for it, else a case takes hours."""
+    from w2vbert_asr.training.precision import cpu_flags
+
+    if cpu_flags():
+        return "fp32", "bf16"
+    print("this CPU has no instructions for bf16: fp32 alone is measured", file=sys.stderr)
+    return ("fp32",)
+
+
 def free_memory() -> int:
     """Bytes that the kernel could give a process now, the limit of its control group included."""
     words = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))

@@ -36,7 +36,6 @@ PEERS = {  # name -> (what it is called, the module that it needs)
     "transformers_pretraining": ("transformers Wav2Vec2ConformerForPreTraining", "transformers"),
 }
 NAMES = {"ours": "W2V-BERT, the whole step", **{name: title for name, (title, _) in PEERS.items()}}
-PRECISIONS = ("fp32", "bf16")
 HEADS, KERNEL, CHANNELS, RATE, MEL_BINS, MATRIX = 4, 31, 64, 16000, 80, 2048
 GROWTH: dict[str, list[dict[str, int]]] = {
     "length": [{"items": 1, "seconds": seconds} for seconds in (8, 16, 32, 64, 128)],
@@ -289,7 +288,7 @@ def compare(options: argparse.Namespace) -> None:
     for name in MODELS.keys() - {"ours"}:
         if not is_installed(PEERS[name][1]):
             print(f"{NAMES[name]}: not installed, left out (--help says how)", file=sys.stderr)
-    precisions = options.precisions.split(",")
+    precisions = options.precisions
     base = replace(base, repeats=options.repeats)
     cases = {
         (one, name): replace(base, model=name, precision=one).key() for one in precisions for name in ("peak", *models)
@@ -334,17 +333,17 @@ def compare(options: argparse.Namespace) -> None:
 def grow(options: argparse.Namespace) -> None:
     """How time and memory of our step grow with one of its sizes."""
     sizes = GROWTH[options.grow]
-    print(f"{'':28}" + "".join(f"{head:>12}" for p in PRECISIONS for head in (f"{p} s", "audio s/s", "MB")))
+    print(f"{'':28}" + "".join(f"{head:>12}" for p in options.precisions for head in (f"{p} s", "audio s/s", "MB")))
     rows = []
     for size in sizes:
         base = Case(model="ours", precision="fp32", **size)
-        keys = {p: replace(base, precision=p, repeats=options.repeats).key() for p in PRECISIONS}
+        keys = {p: replace(base, precision=p, repeats=options.repeats).key() for p in options.precisions}
         found = isolated.in_turns(str(Path(__file__)), list(keys.values()), 1, options.threads)
         row: dict[str, Any] = dict(size)
         for precision, key in keys.items():
             row[precision] = found[key][0]
         cells = ""
-        for precision in PRECISIONS:
+        for precision in options.precisions:
             one = row[precision]
             if "failed" in one:
                 cells += f"{'failed':>36}"
@@ -363,7 +362,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed steps of a process, after four that are not")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", default="", help=f"of {','.join(MODELS)}; all where not given")
-    parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--precisions", help="fp32,bf16 or one of them; where not given, what the CPU has")
     parser.add_argument("--peer-dropout", type=float, default=0.0)
     parser.add_argument("--grow", choices=sorted(GROWTH))
     parser.add_argument("--json", action="store_true")
@@ -372,7 +371,9 @@ def main() -> None:
     sys.path.insert(0, str(isolated.ROOT))
     if options.case:
         print(json.dumps(run_case(Case(**json.loads(options.case)))))
-    elif options.grow:
+        return
+    options.precisions = options.precisions.split(",") if options.precisions else isolated.precisions()
+    if options.grow:
         grow(options)
     else:
         compare(options)

@@ -184,7 +184,10 @@ def main() -> None:
     if options.case:
         print(json.dumps(measure(options.case)))
         return
-    cases = options.only.split(",") if options.only else list(CASES)
+    sys.path.insert(0, str(isolated.ROOT))
+    precisions = isolated.precisions()
+    usual = [case for case in CASES if case in LATTICES or case.endswith(precisions)]
+    cases = options.only.split(",") if options.only else usual
     if unknown := set(cases) - set(CASES):
         parser.error(f"--only: {', '.join(sorted(unknown))}; expected some of {', '.join(CASES)}")
     results = []

@@ -132,9 +132,10 @@ def _torch() -> Iterator[Finding]:
         import torch
     except (ImportError, OSError):
         return  # already among the packages
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
-    detail = f"in hardware ({', '.join(fast)})" if fast else "emulated, slower than fp32"
+    from w2vbert_asr.training.precision import cpu_flags
+
+    fast = cpu_flags()
+    detail = f"in hardware ({', '.join(fast)})" if fast else "none; trainer.precision=auto trains in fp32"
     yield Finding(name="bf16 on the CPU", status="ok", detail=detail)
     if not torch.cuda.is_available():
         remedy = "training runs on the CPU; for a GPU, install its driver and a torch built for CUDA"

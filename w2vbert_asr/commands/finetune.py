@@ -30,6 +30,7 @@ from w2vbert_asr.search import SearchConfig, search
 from w2vbert_asr.text.tokenizer import Tokenizer
 from w2vbert_asr.training.distributed import World, open_world
 from w2vbert_asr.training.optimizer import OptimizerConfig, Part, freeze
+from w2vbert_asr.training.precision import settle
 from w2vbert_asr.training.run import TrainerConfig
 
 _log = logging.getLogger(__name__)
@@ -76,12 +77,12 @@ class Config:
 
 def run(config: Config) -> dict[str, object]:
     """Train; dev loss and greedy dev WER choose the checkpoints that are kept for `w2vbert average`."""
-    trainer = config.trainer
-    with open_world(trainer.device, trainer.timeout) as world:
+    with open_world(config.trainer.device, config.trainer.timeout) as world:
+        config = dataclasses.replace(config, trainer=config.trainer.on(world.device))
         assembly = assemble(config, world)
         if world.is_main:
             _log.info("%s", lattice_message(config, assembly.loader, world))
-        result = experiment.run(assembly, trainer, config.out, world)
+        result = experiment.run(assembly, config.trainer, config.out, world)
     return {"step": result.step, "best": result.best}
 
 
@@ -136,7 +137,7 @@ def lattice_message(config: Config, loader: TrainLoader, world: World) -> str:
     vocab_size = Tokenizer(config.tokenizer).vocab_size
     size = lattice_bytes(config.model, list(zip(frames, tokens, strict=True)), vocab_size, widths)
     knobs = ["data.max_seconds", "model.joiner.joiner_dim", "the vocabulary"]
-    knobs += ["trainer.precision=bf16"] if config.trainer.precision != "bf16" else []
+    knobs += ["trainer.precision=bf16"] if settle("auto", world.device) != config.trainer.precision else []
     knobs += ["model.loss=pruned"] if config.model.loss != "pruned" else ["model.prune_range"]
     return (
         f"lattice of the dearest batch, {len(items)} utterance(s) of up to {max(frames)} frames and {max(tokens)} "

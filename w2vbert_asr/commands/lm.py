@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -51,8 +51,9 @@ def run(config: Config) -> dict[str, object]:
 
     The loss that is logged is in nats a word piece, ends counted with them; the perplexity is its exponential.
     """
-    trainer = config.trainer
-    with open_world(trainer.device, trainer.timeout) as world:
+    with open_world(config.trainer.device, config.trainer.timeout) as world:
+        trainer = config.trainer.on(world.device)
+        config = replace(config, trainer=trainer)
         torch.manual_seed(trainer.seed)
         tokenizer = Tokenizer(config.tokenizer)
         blank_id = tokenizer.blank_id

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from w2vbert_asr import config as configuration
 from w2vbert_asr.commands import finetune, pretrain
 from w2vbert_asr.errors import ConfigError
@@ -15,6 +17,7 @@ from w2vbert_asr.models.w2vbert import W2VBertConfig
 from w2vbert_asr.planning.plan import Gpu, make_plan
 from w2vbert_asr.planning.text import plan_text
 from w2vbert_asr.planning.training import PlannedTraining
+from w2vbert_asr.training.run import TrainerConfig
 
 _PEAK_TFLOPS = {"bf16": 989.0, "fp32": 67.0}  # of NVIDIA's H100 and H200 (SXM), dense, from their data sheets
 _SOMEWHERE = {"train": ["train"], "dev": "dev", "out": "out"}  # what a recipe gives on the command line
@@ -71,7 +74,7 @@ def _load(config: Config) -> PlannedTraining:
     training = PlannedTraining(
         model=planned.model,
         data=planned.data,
-        trainer=planned.trainer,
+        trainer=_settled(planned.trainer),
         optimizers=planned.parts(),
         freeze=planned.freeze if isinstance(planned, finetune.Config) else (),
         vocab_size=config.vocab_size,
@@ -81,6 +84,15 @@ def _load(config: Config) -> PlannedTraining:
     if training.problems():
         raise ConfigError("configuration: " + "; ".join(training.problems()))
     return training
+
+
+def _settled(trainer: TrainerConfig) -> TrainerConfig:
+    """With the precision that `auto` comes to: bf16 on the GPUs to come."""
+    if trainer.precision != "auto":
+        return trainer
+    return (
+        trainer.on(torch.device("cpu")) if trainer.device == "cpu" else dataclasses.replace(trainer, precision="bf16")
+    )
 
 
 def _kind_of(config: Config) -> Literal["pretrain", "finetune"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -40,9 +40,9 @@ class Config:
 
 def run(config: Config) -> dict[str, object]:
     """Train, then export the last checkpoint as `model/`."""
-    trainer = config.trainer
-    with open_world(trainer.device, trainer.timeout) as world:
-        result = experiment.run(assemble(config, world), trainer, config.out, world)
+    with open_world(config.trainer.device, config.trainer.timeout) as world:
+        config = replace(config, trainer=config.trainer.on(world.device))
+        result = experiment.run(assemble(config, world), config.trainer, config.out, world)
         if world.is_main:
             weights = checkpoint.load_weights(result.checkpoint)
             note = f"W2V-BERT pre-training, {result.step} steps."

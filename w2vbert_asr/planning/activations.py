@@ -17,6 +17,7 @@ from w2vbert_asr.modules.conformer import ConformerConfig
 from w2vbert_asr.modules.subsampling import SubsamplingConfig, subsampled
 from w2vbert_asr.planning.flops import feature_dim
 from w2vbert_asr.planning.training import BatchShape
+from w2vbert_asr.training.precision import Precision
 
 FLOAT, INT, MOMENTS = 4, 8, 8  # bytes: of a float32, of an int64, of a row's mean and deviation in LayerNorm
 
@@ -56,7 +57,7 @@ class Widths:
     dropout_mask: int
 
     @staticmethod
-    def of(precision: Literal["fp32", "bf16"], device: Literal["cpu", "cuda"]) -> Widths:
+    def of(precision: Precision, device: Literal["cpu", "cuda"]) -> Widths:
         """As training in `precision` has them."""
         product = 2 if precision == "bf16" else 4
         if device == "cpu":

@@ -22,6 +22,7 @@ from w2vbert_asr.training.evaluation import Measure, evaluate
 from w2vbert_asr.training.lock import Lock
 from w2vbert_asr.training.metrics import Sums
 from w2vbert_asr.training.optimizer import Optimizers
+from w2vbert_asr.training.precision import Precision, settle
 from w2vbert_asr.training.progress import Progress
 from w2vbert_asr.training.records import RecordWriter
 from w2vbert_asr.training.signals import StopRequest
@@ -61,7 +62,8 @@ class TrainerConfig:
     keep: newest checkpoints; keep_best: checkpoints with the best `criterion` (a metric of dev), for averaging.
     patience: evaluations without a better one before the run ends; 0 for none. accumulate: global batches an update.
     clip_norm: largest norm of all gradients together. divergence_factor: three log lines in a row with a loss this many
-    times that of the first update end the run. parallel: of several ranks, each has the whole model (ddp) or a part of
+    times that of the first update end the run. precision: auto is bf16 where the device has it, else fp32; what it has
+    come to stands in config.yaml. parallel: of several ranks, each has the whole model (ddp) or a part of
     it (fsdp). compile: the blocks, by torch.compile, which needs a C++ compiler on a CPU; compile_mode: reduce-overhead
     records CUDA graphs, one for each length of a batch. timeout: seconds that ranks wait for one another. allow_change:
     resume although the configuration or the data has changed.
@@ -78,7 +80,7 @@ class TrainerConfig:
     patience: int = 0
     seed: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     accumulate: int = 1
     clip_norm: float = 1.0
     divergence_factor: float = 5.0
@@ -88,6 +90,10 @@ class TrainerConfig:
     compile_mode: Literal["default", "reduce-overhead"] = "default"
     timeout: float = 1800.0
     allow_change: bool = False
+
+    def on(self, device: torch.device) -> TrainerConfig:
+        """With the precision that it comes to there."""
+        return replace(self, precision=settle(self.precision, device))
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -127,7 +133,7 @@ class Run:
         self.sums = Sums(self.world.device)
         self.setting = Setting(
             seed=self.config.seed,
-            bf16=self.config.precision == "bf16",
+            bf16=settle(self.config.precision, self.world.device) == "bf16",
             clip_norm=self.config.clip_norm,
             world=self.world,
         )
