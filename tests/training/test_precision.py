@@ -37,8 +37,12 @@ def test_precision_is_settled(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, a
 
 def test_a_cpu_without_bf16_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(precision, "cpu_flags", list)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("sys.platform", "linux")
     with pytest.raises(ConfigError, match="--precision auto, or fp32"):
         toy.run(tmp_path, precision="bf16")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")  # its flags have other names
+    assert precision.settle("bf16", CPU) == "bf16" and precision.settle("auto", CPU) == "fp32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert precision.settle("bf16", GPU) == "bf16"  # emulated there, which is slower, but works
 

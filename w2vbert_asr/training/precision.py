@@ -1,11 +1,13 @@
 """In which numbers a training computes its products: bf16 where the device has instructions for it, else float32.
 
-Without such instructions a CPU takes hundreds of times as long for a product in bf16 as in float32, and torch's LSTM
-does not run in it at all.
+Without such instructions an x86 CPU takes hundreds of times as long for a product in bf16 as in float32 (measured: 450
+times, AVX2), and torch's LSTM does not run in it at all.
 """
 
 from __future__ import annotations
 
+import platform
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -25,12 +27,13 @@ def cpu_flags() -> list[str]:
 
 
 def settle(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """`auto` becomes bf16 on a device that has it. ConfigError for bf16 on a CPU that has no instructions for it."""
+    """`auto` becomes bf16 on a device that is known to have it. ConfigError for bf16 on a CPU that is known not to."""
     on_cpu = device.type == "cpu"
     has_bf16 = bool(cpu_flags()) if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
         return "bf16" if has_bf16 else "fp32"
-    if precision == "bf16" and on_cpu and not has_bf16:
+    flags_are_known = (sys.platform, platform.machine()) == ("linux", "x86_64")
+    if precision == "bf16" and on_cpu and not has_bf16 and flags_are_known:
         raise ConfigError(
             f"trainer.precision=bf16: this CPU has no instructions for it ({' or '.join(_CPU_FLAGS)}) and would take "
             "hundreds of times as long; use --precision auto, or fp32"
