@@ -37,6 +37,22 @@ def make_model(vocab_size: int, seed: int = 0, blank_bias: float = 1.0) -> Model
     return Model(decoder.double().eval(), joiner.double().eval())
 
 
+def make_counting_model(length: int) -> Model:
+    """One token, emitted `length` times as soon as it may be, whatever the encoder says: the decoder's cell counts."""
+    decoder = LSTMDecoder(2, BLANK, DecoderConfig(embedding_dim=1, hidden_dim=1, num_layers=1)).double()
+    joiner = Joiner(ENCODER_DIM, 1, 2, JoinerConfig(joiner_dim=1)).double()
+    step, sharpness = 1.2 / length, 100.0 * length
+    with torch.no_grad():
+        for parameter in [*decoder.parameters(), *joiner.parameters()]:
+            parameter.zero_()
+        decoder.lstm.bias_ih_l0.copy_(torch.tensor([40.0, 40.0, math.atanh(step), 40.0]))  # add a step, forget nothing
+        joiner.decoder_projection.weight.fill_(1.0)
+        between = math.tanh(math.tanh(step * (length + 0.5)))  # the start is a step, too
+        joiner.output.weight[BLANK] = sharpness
+        joiner.output.bias[BLANK] = -sharpness * between
+    return Model(decoder.eval(), joiner.eval())
+
+
 def encoder_output(*lens: int) -> tuple[Tensor, Tensor]:
     return torch.randn(len(lens), max(lens), ENCODER_DIM, dtype=torch.float64), torch.tensor(lens)
 

@@ -12,6 +12,7 @@ from tests.search.slow import (
     best_path,
     encoder_output,
     exact_log_prob,
+    make_counting_model,
     make_model,
     slow_alsd,
     slow_beam,
@@ -161,6 +162,18 @@ def test_i05_a_model_without_blanks_ends_at_the_cap_and_is_flagged(name: str) ->
             assert hypotheses[0].times == tuple(t for t in range(num_frames) for _ in range(5))
     calm = search(make_model(4, blank_bias=50.0), encoder_out, lens, config)
     assert all(own[0].tokens == () and not own[0].capped for own in calm)
+
+
+@pytest.mark.parametrize("name", ["greedy", "beam", "alsd", "maes"])
+def test_a_frame_may_emit_a_whole_sentence(name: str) -> None:
+    """As models do whose encoder sees the whole utterance; with a cap of 10 this sequence would have a log P of -20."""
+    model = make_counting_model(length=30)
+    encoder_out, lens = encoder_output(40, 32)
+    for best, *_ in search(model, encoder_out, lens, SearchConfig(name=name)):  # type: ignore[arg-type]
+        assert (best.tokens, set(best.times), best.capped) == ((1,) * 30, {0}, False)
+        assert best.score > -0.01
+    capped = search(model, encoder_out, lens, SearchConfig(max_symbols_per_frame=10))
+    assert all(own[0].score < -5.0 for own in capped)
 
 
 @pytest.mark.parametrize("name", WIDE)

@@ -27,7 +27,8 @@ class Hypothesis:
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """beam_size: hypotheses kept an utterance (beam, alsd, maes). max_symbols_per_frame: tokens that one frame may emit
-    (greedy, beam).
+    (greedy, beam). That and maes_steps are for models that never emit blank; an encoder that sees the whole utterance
+    may well have a sentence emitted in a single frame, which a low cap would make improbable.
 
     alsd_max_ratio: tokens that an utterance may have, for each of its encoder frames. maes_steps: tokens that one frame
     may emit; maes_gamma: natural log probability within which of a hypothesis's best symbol tokens are tried.
@@ -38,9 +39,9 @@ class SearchConfig:
 
     name: Literal["greedy", "beam", "alsd", "maes"] = "beam"
     beam_size: int = 8
-    max_symbols_per_frame: int = 10
+    max_symbols_per_frame: int = 100
     alsd_max_ratio: float = 1.0
-    maes_steps: int = 2
+    maes_steps: int = 100
     maes_gamma: float = 2.3
     length_normalization: bool = False
     lm_weight: float = 0.0

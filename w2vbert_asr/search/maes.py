@@ -1,7 +1,7 @@
 """Modified adaptive expansion search, frame by frame (see frame_sync): few symbols are tried, and few times a frame.
 
-Of every hypothesis the symbols within `maes_gamma` of its best one are tried, in at most `maes_steps` steps a frame;
-then blank alone.
+Of every hypothesis the symbols within `maes_gamma` of its best one are tried, in at most `maes_steps` steps a frame
+(few in the paper, for encoders that hear a frame at a time); then blank alone.
 What is kept is what the beam search keeps.
 
 Source: Kim and Lee 2020 ("Accelerating RNN Transducer Inference via Adaptive Expansion Search"); "modified" as in
