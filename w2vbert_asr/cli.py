@@ -74,7 +74,7 @@ _TRAINING = (
 _SEARCH = (
     Arg("--search", "greedy, beam, alsd or maes", "search.name"),
     Arg("--beam-size", "hypotheses kept", "search.beam_size", "int"),
-    _path("--lm", "language model to add: an ARPA file (`ngram`) or a model folder (`lm`)"),
+    _path("--lm", "language model to add: an ARPA file (`ngram`), KenLM's binary file, or a model folder (`lm`)"),
     Arg("--lm-weight", "its weight", "search.lm_weight", "float"),
     Arg("--length-reward", "added for every word piece", "search.length_reward", "float"),
     _path("--lodr", "low-order n-gram model of the training text, to take away"),

@@ -28,6 +28,7 @@ from w2vbert_asr.models.transducer import Transducer
 from w2vbert_asr.scoring.calibration import Calibration
 from w2vbert_asr.search import Fusion, Hypothesis, LanguageModel, SearchConfig, exact_log_probs, fuse, search
 from w2vbert_asr.text import arpa
+from w2vbert_asr.text.kenlm_model import KenLMModel, is_kenlm
 from w2vbert_asr.text.ngram import NGramModel
 from w2vbert_asr.text.tokenizer import Tokenizer
 
@@ -246,14 +247,17 @@ def load_model(
 
 
 def load_language_model(path: str | Path, tokenizer: Tokenizer, device: torch.device) -> LanguageModel:
-    """A model folder of `w2vbert lm`, or the n-gram model of an ARPA file; over the tokenizer's word pieces."""
+    """A model folder of `w2vbert lm`, or the n-gram model of an ARPA file or of a binary file of KenLM; over the
+    tokenizer's word pieces. SetupError for a binary file without the package kenlm.
+    """
     if Path(path).is_dir():
         saved = model_folder.read(Path(path))
         model = saved.language_model().to(device)
         if saved.tokenizer().digest != tokenizer.digest:
             raise ConfigError(f"{path}: was trained with other word pieces; train it with the transducer's bpe.model")
         return LanguageModelSteps(model)
-    return NGramModel(arpa.read(path, tokenizer.pieces(range(tokenizer.vocab_size))), device)
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    return KenLMModel(path, pieces, device) if is_kenlm(path) else NGramModel(arpa.read(path, pieces), device)
 
 
 def pick_device(name: str) -> torch.device:

@@ -100,6 +100,7 @@ def _packages(extras: tuple[str, ...]) -> Iterator[Finding]:
         yield _package(distribution, module, "missing", "tools/install.sh")
     for distribution, module in OPTIONAL.items():
         yield _package(distribution, module, "absent", _TORCHAUDIO_REMEDY)
+    yield _package("kenlm", "kenlm", "absent", "pip install kenlm; only its binary language models need it")
     for extra, modules in EXTRAS.items():
         for distribution, module in modules.items():
             finding = _package(

@@ -137,7 +137,8 @@ def lattice_message(config: Config, loader: TrainLoader, world: World) -> str:
     vocab_size = Tokenizer(config.tokenizer).vocab_size
     size = lattice_bytes(config.model, list(zip(frames, tokens, strict=True)), vocab_size, widths)
     knobs = ["data.max_seconds", "model.joiner.joiner_dim", "the vocabulary"]
-    knobs += ["trainer.precision=bf16"] if settle("auto", world.device) != config.trainer.precision else []
+    if config.trainer.precision == "fp32" and settle("auto", world.device) == "bf16":
+        knobs.append("trainer.precision=bf16")
     knobs += ["model.loss=pruned"] if config.model.loss != "pruned" else ["model.prune_range"]
     return (
         f"lattice of the dearest batch, {len(items)} utterance(s) of up to {max(frames)} frames and {max(tokens)} "
