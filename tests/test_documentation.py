@@ -89,7 +89,7 @@ def test_exit_codes_are_those_of_the_code() -> None:
     assert listed == {0, 1, 130} | {kind.exit_code for kind in kinds}
 
 
-def write_tiny_model(folder: Path, blank_bias: float = 2.0, contrast: float = 1.0) -> None:
+def write_tiny_model(folder: Path, blank_bias: float = 2.0, contrast: float = 1.0, ctc_weight: float = 0.0) -> None:
     """A transducer of random weights, as stage 5 writes it.
 
     blank_bias: or it would emit tokens without end. contrast: how much its output depends on what it hears.
@@ -104,6 +104,7 @@ def write_tiny_model(folder: Path, blank_bias: float = 2.0, contrast: float = 1.
         projection_dim=16,
         decoder=DecoderConfig(embedding_dim=8, hidden_dim=16, num_layers=1),
         joiner=JoinerConfig(joiner_dim=16),
+        ctc_weight=ctc_weight,
     )
     model = Transducer(model_config, tokenizer.Tokenizer(bpe).vocab_size, 0)
     model.joiner.encoder_projection.weight.data *= contrast

@@ -17,8 +17,10 @@ from w2vbert_asr import load_model
 from w2vbert_asr.cli import main
 from w2vbert_asr.confidence import word_posteriors
 from w2vbert_asr.data.features import FeatureReader
+from w2vbert_asr.features.fbank import fbank
 from w2vbert_asr.recognizer import Recognizer
 from w2vbert_asr.search import SearchConfig
+from w2vbert_asr.search.ctc_alignment import ctc_alignment
 
 RATE = 16000
 
@@ -82,6 +84,23 @@ def test_a09_the_verb_cuts_as_well(
     assert found["words"][-1]["start"] > 15
     assert main(["transcribe", "--model", str(model), str(path), "--set", "max_seconds=0.5"]) == 2
     assert "max_seconds" in capsys.readouterr().err
+
+
+def test_times_are_those_of_ctc_where_the_model_has_it(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "model", blank_bias=4.0, contrast=6.0, ctc_weight=1.0)
+    recognizer = load_model(tmp_path / "model", "cpu")
+    feats = [fbank(torch.from_numpy(tones(seconds, 3)), RATE) for seconds in (3.0, 5.0)]
+    found = recognizer.recognize(feats)
+    for own, one in zip(feats, found, strict=True):
+        with torch.no_grad():
+            padded, length = recognizer.stats.normalize(own)[None], torch.tensor([len(own)])
+            encoder_out, lens, ctc = recognizer.model.encode_with_ctc(padded, length)
+        assert ctc is not None and torch.equal(encoder_out, recognizer.model.encode(padded, length)[0])
+        best = one.hypotheses[0]
+        (frames,) = ctc_alignment(ctc, lens, [best.tokens], 0)
+        assert frames is not None and len(frames) > 3 and frames != best.times
+        assert one.transcript.times == pytest.approx([0.04 * frame for frame in frames])
+        assert next(word.start for word in one.transcript.words) == pytest.approx(0.04 * frames[0])
 
 
 def test_words_of_a_decoding(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from w2vbert_asr.models.language_model import LanguageModelSteps
 from w2vbert_asr.models.transducer import Transducer
 from w2vbert_asr.scoring.calibration import Calibration
 from w2vbert_asr.search import Fusion, Hypothesis, LanguageModel, SearchConfig, exact_log_probs, fuse, search
+from w2vbert_asr.search.ctc_alignment import ctc_alignment
 from w2vbert_asr.text import arpa
 from w2vbert_asr.text.kenlm_model import KenLMModel, is_kenlm
 from w2vbert_asr.text.ngram import NGramModel
@@ -41,10 +42,10 @@ _PIECES_AT_ONCE = 4  # of a long recording
 class Word:
     """A word of a transcript.
 
-    start, end: seconds. A transducer says when it emitted a word piece, which is near its sound, not when the sound
-    began and ended: a word starts with the frame of its first piece and ends where the next one starts (and one frame
-    after its own last piece at least), so a pause belongs to the word before it; the last one ends one frame after its
-    last piece. confidence: in [0, 1], see `confidence`.
+    start, end: seconds. The times of word pieces (see `Transcript`) are near their sounds, not where these begin and
+    end: a word starts with the frame of its first piece and ends where the next one starts (and one frame after its own
+    last piece at least), so a pause belongs to the word before it; the last one ends one frame after its last piece.
+    confidence: in [0, 1], see `confidence`.
     """
 
     word: str
@@ -55,8 +56,11 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """text: the words. tokens: word pieces. times: seconds at which each was emitted. score: natural log
-    probability. words: each with its times and confidence.
+    """text: the words. tokens: word pieces. times: seconds of each. score: natural log probability. words: each
+    with its times and confidence.
+
+    A model with a CTC head (`ctc_weight`) has the times from CTC's best alignment of the tokens; one without has the
+    frames at which the transducer emitted them, which may be long before their sounds: nothing tells it to wait.
     """
 
     text: str
@@ -119,15 +123,20 @@ class Recognizer:
     def recognize(self, feats: Sequence[Tensor]) -> list[Recognized]:
         """`decode`, with the transcript of each utterance's best hypothesis."""
         silence = Hypothesis(tokens=(), score=0.0, times=(), capped=False)
-        found = [Recognized(transcript=self._transcript([silence], ()), hypotheses=(silence,))] * len(feats)
+        found = [Recognized(transcript=self._transcript([silence], (), ()), hypotheses=(silence,))] * len(feats)
         spoken = [index for index, one in enumerate(feats) if len(one) >= _MIN_FRAMES]
         if spoken:
             with torch.inference_mode():
-                encoder_out, lens = self._encode([feats[index] for index in spoken])
+                encoder_out, lens, ctc = self.model.encode_with_ctc(*self._padded([feats[index] for index in spoken]))
                 several = search(self.model, encoder_out, lens, self.config, self.fusion)
-                confidences = token_confidences(self.model, encoder_out, [own[0] for own in several])
-            for index, own, sure in zip(spoken, several, confidences, strict=True):
-                found[index] = Recognized(transcript=self._transcript(own, sure), hypotheses=tuple(own))
+                best = [own[0] for own in several]
+                confidences = token_confidences(self.model, encoder_out, best)
+                frames = [one.times for one in best]
+                if ctc is not None:
+                    aligned = ctc_alignment(ctc, lens, [one.tokens for one in best], self.model.blank_id)
+                    frames = [one or emitted for one, emitted in zip(aligned, frames, strict=True)]
+            for index, own, times, sure in zip(spoken, several, frames, confidences, strict=True):
+                found[index] = Recognized(transcript=self._transcript(own, times, sure), hypotheses=tuple(own))
         return found
 
     def decode_with(
@@ -163,14 +172,20 @@ class Recognizer:
         return found
 
     def _encode(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.model.encode(*self._padded(feats))
+
+    def _padded(self, feats: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Normalised features (B, T, F) and their lengths (B,)."""
         normalized = [self.stats.normalize(one) for one in feats]
         lens = torch.tensor([len(one) for one in normalized])
         padded = torch.nn.utils.rnn.pad_sequence(normalized, batch_first=True)
-        return self.model.encode(padded.to(self.device), lens.to(self.device))
+        return padded.to(self.device), lens.to(self.device)
 
-    def _transcript(self, hypotheses: Sequence[Hypothesis], confidences: Sequence[float]) -> Transcript:
-        """The best hypothesis in words; confidences: of its tokens."""
-        best, frames = hypotheses[0], hypotheses[0].times
+    def _transcript(
+        self, hypotheses: Sequence[Hypothesis], frames: Sequence[int], confidences: Sequence[float]
+    ) -> Transcript:
+        """The best hypothesis in words; frames, confidences: of its tokens."""
+        best = hypotheses[0]
         words = self.tokenizer.words(best.tokens)
         starts = [frames[first] for _, first, _ in words]
         ends = [frames[last - 1] + 1 for _, _, last in words]

@@ -106,22 +106,31 @@ class Transducer(nn.Module):
 
     def encode(self, feats: Tensor, feat_lens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) -> encoder_out (B, ceil(T / 4), E), encoder_out_lens (B,)."""
-        encoded, lens = self.encoder(feats, feat_lens)
-        return self.projection(encoded, lengths_to_pad_mask(lens, encoded.shape[1])), lens
+        encoder_out, lens, _ = self._encode(feats, feat_lens)
+        return encoder_out, lens
+
+    def encode_with_ctc(self, feats: Tensor, feat_lens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`encode`, and CTC's log P of every symbol (B, ceil(T / 4), V) where the model has such a head."""
+        encoder_out, lens, encoded = self._encode(feats, feat_lens)
+        return encoder_out, lens, self._ctc_log_probs(encoded) if self.config.ctc_weight else None
 
     def forward(self, batch: Batch, seed: int, step: int) -> LossOutput:
         """The losses of a batch, as sums over utterances counted in tokens.
 
         Nothing is drawn here but dropout, which the trainer seeds; `seed` and `step` belong to the models' common form.
         """
-        encoded, lens = self.encoder(batch.feats, batch.feat_lens)
-        projected = self.projection(encoded, lengths_to_pad_mask(lens, encoded.shape[1]))
+        projected, lens, encoded = self._encode(batch.feats, batch.feat_lens)
         count = batch.token_lens.sum()
         terms = self._transducer_terms(projected, lens, batch, count, step)
         if self.config.ctc_weight:
             losses = self._ctc_loss(encoded, lens, batch)
             terms["ctc"] = LossTerm(losses.sum(), count, self.config.ctc_weight, losses.detach())
         return LossOutput(terms)
+
+    def _encode(self, feats: Tensor, feat_lens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, F), (B,) -> (B, ceil(T / 4), E), lengths, and what the projection block was given."""
+        encoded, lens = self.encoder(feats, feat_lens)
+        return self.projection(encoded, lengths_to_pad_mask(lens, encoded.shape[1])), lens, encoded
 
     def _transducer_terms(
         self, projected: Tensor, lens: Tensor, batch: Batch, count: Tensor, step: int
@@ -157,8 +166,12 @@ class Transducer(nn.Module):
 
     def _ctc_loss(self, encoded: Tensor, lens: Tensor, batch: Batch) -> Tensor:
         """(B,): -log P of the utterances that CTC can align (it needs a frame for every token), 0 for the others."""
-        with torch.autocast(encoded.device.type, enabled=False):
-            log_probs = torch.log_softmax(self.ctc(encoded.float()), dim=-1).transpose(0, 1)
+        log_probs = self._ctc_log_probs(encoded).transpose(0, 1)
         return F.ctc_loss(
             log_probs, batch.tokens, lens, batch.token_lens, self.blank_id, reduction="none", zero_infinity=True
         )
+
+    def _ctc_log_probs(self, encoded: Tensor) -> Tensor:
+        """(B, T, V), in float32."""
+        with torch.autocast(encoded.device.type, enabled=False):
+            return torch.log_softmax(self.ctc(encoded.float()), dim=-1)
