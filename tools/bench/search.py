@@ -1,7 +1,7 @@
 """Beam search: seconds, memory and exact log P of the best hypotheses, against torchaudio's and against greedy search.
 
     python tools/bench/search.py [--beams 4 8 16] [--rounds N] [--threads N] [--searches alsd maes] [--sharpness S]
-      [--peer-max-symbols N] [--model FOLDER --data DUMP] [--growth] [--json]
+      [--max-symbols N] [--model FOLDER --data DUMP] [--growth] [--json]
 
 The model has 12 conformer blocks of 256, an LSTM decoder 2 x 640 and 1024 word pieces. Its weights are random; encoder
 and decoder have an equal say in the joiner, whose output is scaled so that the best hypotheses have a log P of some -10
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 UTTERANCES, SECONDS, VOCAB, TOKENS_PER_SECOND, SHARPNESS = 16, 10.0, 1024, 4.0, 30.0
 FEATURES_PER_SECOND = 100
-MAX_SYMBOLS = 10  # a frame; ours and, unless told otherwise, the peer's
+MAX_SYMBOLS = 100  # a frame; the default of both
 FRAMES_PER_SECOND = 25  # of encoder output
 GROWTH: dict[str, tuple[Any, ...]] = {  # changed alone
     "beam": (1, 2, 4, 8, 16, 32),
@@ -67,7 +67,7 @@ class Case:
     utterances: int = UTTERANCES
     seconds: float = SECONDS
     peer_utterances: int = 2
-    peer_max_symbols: int = MAX_SYMBOLS
+    max_symbols: int = MAX_SYMBOLS
     model: str | None = None
     data: str | None = None
 
@@ -166,14 +166,15 @@ def measure(case: Case) -> dict[str, Any]:
         found: list[list[int]] = []
         if name == "torchaudio":
             encoder_out = encoder_out[: case.peer_utterances]
-            peer = Peer(model, case.beam, case.peer_max_symbols)
+            peer = Peer(model, case.beam, case.max_symbols)
             peer.run(encoder_out[:, :10])
             figures = isolated.time_and_memory(lambda: found.__setitem__(slice(None), peer.run(encoder_out)), 1)
         else:
             config = SearchConfig(
                 name="beam" if name == "ours" else name,  # type: ignore[arg-type]
                 beam_size=case.beam,
-                max_symbols_per_frame=MAX_SYMBOLS,
+                max_symbols_per_frame=case.max_symbols,
+                maes_steps=case.max_symbols,
             )
             search(model, encoder_out[:, :20], encoder_out_lens.clamp(max=20), config)
 
@@ -260,7 +261,7 @@ def usual_case(options: argparse.Namespace) -> Case:
         name="calibrate",
         sharpness=options.sharpness,
         peer_utterances=options.peer_utterances,
-        peer_max_symbols=options.peer_max_symbols,
+        max_symbols=options.max_symbols,
         model=options.model and str(options.model.resolve()),
         data=options.data and str(options.data.resolve()),
     )
@@ -331,7 +332,7 @@ def main() -> None:
     parser.add_argument("--searches", nargs="*", default=[], help="further ones: alsd, maes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peer-utterances", type=int, default=2)
-    parser.add_argument("--peer-max-symbols", type=int, default=MAX_SYMBOLS, help="a frame; its own default is 100")
+    parser.add_argument("--max-symbols", type=int, default=MAX_SYMBOLS, help="tokens that a frame may emit")
     parser.add_argument("--sharpness", type=float, default=SHARPNESS, help="standard deviation of the joiner's output")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--model", type=Path, help="a trained model folder, in place of random weights")
