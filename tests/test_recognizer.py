@@ -86,6 +86,17 @@ def test_a09_the_verb_cuts_as_well(
     assert "max_seconds" in capsys.readouterr().err
 
 
+def test_hypotheses_at_the_limit_are_counted_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, data = tmp_path / "model", make_dir(tmp_path, num_utts=4)
+    write_tiny_model(model, blank_bias=3.0, contrast=6.0)
+    for most, said in ((1, True), (100, False)):
+        caplog.clear()
+        line = ["decode", "--model", model, "--data", data, "--out", tmp_path / f"out{most}", "--device", "cpu"]
+        assert main([str(part) for part in (*line, "--set", f"search.max_symbols_per_frame={most}")]) == 0
+        capped = json.loads((tmp_path / f"out{most}" / "decode.json").read_text())["capped"]
+        assert (f"{capped} hypotheses reached the limit" in caplog.text) == said == (capped > 0)
+
+
 def test_times_are_those_of_ctc_where_the_model_has_it(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "model", blank_bias=4.0, contrast=6.0, ctc_weight=1.0)
     recognizer = load_model(tmp_path / "model", "cpu")

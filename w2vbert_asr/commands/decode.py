@@ -36,7 +36,7 @@ from w2vbert_asr.recognizer import FRAME_SECONDS, Recognizer, load_model, pick_d
 from w2vbert_asr.search import SearchConfig
 from w2vbert_asr.training.lock import own
 
-FORMAT = 1  # raise it when the same model and data would give other records
+FORMAT = 2  # raise it when the same model and data would give other records
 HYPOTHESES, CTM, RESULT, TIMING = "hyp.jsonl", "ctm", "decode.json", "timing.json"
 _log = logging.getLogger(__name__)
 
@@ -251,6 +251,13 @@ def _write(
         f"{config.out}: {len(records)} utterances, {audio:.0f} s of audio in {seconds:.1f} s, "
         f"real-time factor {timing['real_time_factor']}"
     )
+    if result["capped"]:
+        _log.warning(
+            "%s hypotheses reached the limit of tokens and may be wrong there (capped in %s): raise "
+            "search.max_symbols_per_frame (greedy, beam), maes_steps or alsd_max_ratio, or train longer",
+            result["capped"],
+            HYPOTHESES,
+        )
     if result["empty"] == len(records):
         _log.warning("every hypothesis is empty: the model has learned to emit blank only; train it longer")
     return {**result, **timing}
