@@ -146,10 +146,11 @@ def log_add(a: float, b: float) -> float:
 
 
 def slow_beam(
-    model: Model, encoder_out: Tensor, size: int, cap: int, fusion: SlowFusion = NO_FUSION
+    model: Model, encoder_out: Tensor, size: int, cap: int, fusion: SlowFusion = NO_FUSION, ratio: float = 1.0
 ) -> list[Hypothesis]:
     """The K best of both those that have ended the frame and the others; exhaustive where `size` is never reached."""
     log_probs = SlowModel(model, encoder_out, fusion)
+    most = math.ceil(ratio * len(encoder_out))
     pool = {(): Entry(0.0, 0.0, ())}
     for frame in range(len(encoder_out)):
         active, ended = pool, dict[tuple[int, ...], Entry]()
@@ -157,7 +158,7 @@ def slow_beam(
             grown: dict[tuple[int, ...], Entry] = {}
             for tokens, entry in active.items():
                 row = log_probs(frame, tokens)
-                at_cap = num_emitted == cap
+                at_cap = num_emitted == cap or len(tokens) == most
                 done = Entry(entry.score + row[BLANK], entry.path + row[BLANK], entry.times, entry.capped or at_cap)
                 if tokens in ended:
                     best = max(done, ended[tokens], key=lambda one: one.path)
@@ -174,14 +175,16 @@ def slow_beam(
     return ranked(with_end(pool, fusion), fusion)
 
 
-def slow_greedy(model: Model, encoder_out: Tensor, cap: int) -> Hypothesis:
+def slow_greedy(model: Model, encoder_out: Tensor, cap: int, ratio: float = 1.0) -> Hypothesis:
     log_probs = SlowModel(model, encoder_out)
+    most = math.ceil(ratio * len(encoder_out))
     tokens, times, score, capped = (), (), 0.0, False
     for frame in range(len(encoder_out)):
         for num_emitted in range(cap + 1):
             row = log_probs(frame, tokens)
-            best = BLANK if num_emitted == cap else row.index(max(row))
-            capped |= num_emitted == cap
+            at_cap = num_emitted == cap or len(tokens) == most
+            best = BLANK if at_cap else row.index(max(row))
+            capped |= at_cap
             score += row[best]
             if best == BLANK:
                 break
@@ -237,10 +240,17 @@ def slow_alsd(
 
 
 def slow_maes(
-    model: Model, encoder_out: Tensor, size: int, steps: int, gamma: float, fusion: SlowFusion = NO_FUSION
+    model: Model,
+    encoder_out: Tensor,
+    size: int,
+    steps: int,
+    gamma: float,
+    fusion: SlowFusion = NO_FUSION,
+    ratio: float = 1.0,
 ) -> list[Hypothesis]:
     """The search as maes.py defines it; with a gamma of 30 that of beam.py."""
     log_probs = SlowModel(model, encoder_out, fusion)
+    most = math.ceil(ratio * len(encoder_out))
     pool = {(): Entry(0.0, 0.0, ())}
     for frame in range(len(encoder_out)):
         active, ended = pool, dict[tuple[int, ...], Entry]()
@@ -248,7 +258,7 @@ def slow_maes(
             grown: dict[tuple[int, ...], Entry] = {}
             for tokens, entry in active.items():
                 row = log_probs(frame, tokens)
-                at_cap = num_emitted == steps
+                at_cap = num_emitted == steps or len(tokens) == most
                 done = Entry(entry.score + row[BLANK], entry.path + row[BLANK], entry.times, entry.capped or at_cap)
                 if at_cap or row[BLANK] >= max(row) - gamma:
                     ended[tokens] = merge([done, ended[tokens]]) if tokens in ended else done

@@ -28,9 +28,9 @@ from w2vbert_asr.text.kneser_ney import train
 from w2vbert_asr.text.ngram import NGramModel
 
 WIDE = {
-    "beam": {"max_symbols_per_frame": 3},
-    "alsd": {"alsd_max_ratio": 3 / 2},
-    "maes": {"maes_steps": 3, "maes_gamma": 1e9},
+    "beam": {"max_symbols_per_frame": 3, "max_length_ratio": 3},
+    "alsd": {"max_length_ratio": 3 / 2},
+    "maes": {"maes_steps": 3, "maes_gamma": 1e9, "max_length_ratio": 3},
 }
 
 
@@ -72,10 +72,10 @@ def test_a_wide_search_is_an_enumeration(name: str, weights: tuple[float, float,
 
 SLOW: dict[str, Callable[..., list[Hypothesis]]] = {
     "beam": lambda model, frames, size, slow: (
-        slow_maes(model, frames, size, 3, 30.0, slow) if size > 1 else slow_beam(model, frames, 1, 3, slow)
+        slow_maes(model, frames, size, 3, 30.0, slow, 0.7) if size > 1 else slow_beam(model, frames, 1, 3, slow, 0.7)
     ),
     "alsd": lambda model, frames, size, slow: slow_alsd(model, frames, size, 0.7, slow),
-    "maes": lambda model, frames, size, slow: slow_maes(model, frames, size, 2, 2.3, slow),
+    "maes": lambda model, frames, size, slow: slow_maes(model, frames, size, 2, 2.3, slow, 0.7),
 }
 
 
@@ -86,7 +86,7 @@ def test_a_narrow_search_equals_the_slow_loop(name: str, size: int, weights: tup
     model = make_model(5, seed=size, blank_bias=0.5)
     encoder_out, lens = encoder_output(12, 20, 1)
     fusion, slow = both(5, *weights)
-    caps = {"max_symbols_per_frame": 3, "alsd_max_ratio": 0.7, "maes_steps": 2}
+    caps = {"max_symbols_per_frame": 3, "max_length_ratio": 0.7, "maes_steps": 2}
     config = SearchConfig(name=name, beam_size=size, **caps)  # type: ignore[arg-type]
     found = search(model, encoder_out, lens, config, fusion)
     for own, frames, num_frames in zip(found, encoder_out, lens.tolist(), strict=True):

@@ -26,18 +26,18 @@ from w2vbert_asr.search import Hypothesis, SearchConfig, alsd, beam, greedy, mae
 def test_wide_beam_is_exhaustive(vocab_size: int, cap: int, num_frames: int) -> None:
     model = make_model(vocab_size, seed=vocab_size)
     encoder_out, lens = encoder_output(num_frames)
-    config = SearchConfig(beam_size=400, max_symbols_per_frame=cap)
+    config = SearchConfig(beam_size=400, max_symbols_per_frame=cap, max_length_ratio=cap)
     (found,) = beam(model, encoder_out, lens, config)
     assert len(found) == sum((vocab_size - 1) ** length for length in range(cap * num_frames + 1))
-    assert_same(found, slow_beam(model, encoder_out[0], 10**9, cap))
+    assert_same(found, slow_beam(model, encoder_out[0], 10**9, cap, ratio=cap))
     if cap >= 2:
         assert any(one.capped for one in found) and not all(one.capped for one in found)
 
 
 WIDE = {
-    "beam": {"max_symbols_per_frame": 4},
-    "alsd": {"alsd_max_ratio": 4 / 3},
-    "maes": {"maes_steps": 4, "maes_gamma": 1e9},
+    "beam": {"max_symbols_per_frame": 4, "max_length_ratio": 4},
+    "alsd": {"max_length_ratio": 4 / 3},
+    "maes": {"maes_steps": 4, "maes_gamma": 1e9, "max_length_ratio": 4},
 }
 
 
@@ -74,7 +74,7 @@ def test_no_score_is_above_the_exact_log_probability_and_most_are_near(name: str
 def test_alsd_equals_the_slow_loop(size: int, blank_bias: float, ratio: float) -> None:
     model = make_model(5, seed=size, blank_bias=blank_bias)
     encoder_out, lens = encoder_output(12, 30, 1, 21)
-    found = alsd(model, encoder_out, lens, SearchConfig(beam_size=size, alsd_max_ratio=ratio))
+    found = alsd(model, encoder_out, lens, SearchConfig(beam_size=size, max_length_ratio=ratio))
     for own, frames, num_frames in zip(found, encoder_out, lens.tolist(), strict=True):
         assert_same(own, slow_alsd(model, frames[:num_frames], size, ratio))
     if ratio == 0.1:
@@ -83,12 +83,14 @@ def test_alsd_equals_the_slow_loop(size: int, blank_bias: float, ratio: float) -
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize(("blank_bias", "steps", "gamma"), [(0.0, 2, 2.3), (2.0, 1, 5.0), (0.0, 3, 1e9)])
-def test_maes_equals_the_slow_loop(size: int, blank_bias: float, steps: int, gamma: float) -> None:
+@pytest.mark.parametrize("ratio", [3.0, 0.3])
+def test_maes_equals_the_slow_loop(size: int, blank_bias: float, steps: int, gamma: float, ratio: float) -> None:
     model = make_model(5, seed=size, blank_bias=blank_bias)
     encoder_out, lens = encoder_output(12, 30, 1, 21)
-    found = maes(model, encoder_out, lens, SearchConfig(beam_size=size, maes_steps=steps, maes_gamma=gamma))
+    config = SearchConfig(beam_size=size, maes_steps=steps, maes_gamma=gamma, max_length_ratio=ratio)
+    found = maes(model, encoder_out, lens, config)
     for own, frames, num_frames in zip(found, encoder_out, lens.tolist(), strict=True):
-        assert_same(own, slow_maes(model, frames[:num_frames], size, steps, gamma))
+        assert_same(own, slow_maes(model, frames[:num_frames], size, steps, gamma, ratio=ratio))
 
 
 def test_a_small_gamma_prunes() -> None:
@@ -100,34 +102,39 @@ def test_a_small_gamma_prunes() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize("blank_bias", [0.0, 2.0])
-def test_beam_equals_the_slow_loop(size: int, blank_bias: float) -> None:
+@pytest.mark.parametrize(("blank_bias", "ratio"), [(0.0, 3.0), (2.0, 3.0), (0.0, 0.3)])
+def test_beam_equals_the_slow_loop(size: int, blank_bias: float, ratio: float) -> None:
     model = make_model(5, seed=size, blank_bias=blank_bias)
     encoder_out, lens = encoder_output(12, 30, 1, 21)
-    found = beam(model, encoder_out, lens, SearchConfig(beam_size=size, max_symbols_per_frame=3))
+    config = SearchConfig(beam_size=size, max_symbols_per_frame=3, max_length_ratio=ratio)
+    found = beam(model, encoder_out, lens, config)
     for own, frames, num_frames in zip(found, encoder_out, lens.tolist(), strict=True):
-        slow = slow_maes(model, frames[:num_frames], size, 3, 30.0)
-        assert_same(own, slow if size > 1 else slow_beam(model, frames[:num_frames], 1, 3))
+        slow = slow_maes(model, frames[:num_frames], size, 3, 30.0, ratio=ratio)
+        assert_same(own, slow if size > 1 else slow_beam(model, frames[:num_frames], 1, 3, ratio=ratio))
+    if ratio == 0.3:
+        assert any(one.capped for own in found for one in own)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_i04_greedy_equals_the_slow_loop_and_beam_one(seed: int) -> None:
+@pytest.mark.parametrize("ratio", [2.0, 0.1])
+def test_i04_greedy_equals_the_slow_loop_and_beam_one(seed: int, ratio: float) -> None:
     model = make_model(6, seed, blank_bias=seed - 1.0)
     encoder_out, lens = encoder_output(40, 7, 1, 25)
-    config = SearchConfig(beam_size=1, max_symbols_per_frame=2)
+    config = SearchConfig(beam_size=1, max_symbols_per_frame=2, max_length_ratio=ratio)
     found = greedy(model, encoder_out, lens, config)
-    expected = [slow_greedy(model, frames[:n], 2) for frames, n in zip(encoder_out, lens.tolist(), strict=True)]
+    expected = [slow_greedy(model, frames[:n], 2, ratio) for frames, n in zip(encoder_out, lens.tolist(), strict=True)]
     assert_same(found, expected)
     assert_same([own for (own,) in beam(model, encoder_out, lens, config)], expected)
     assert any(one.tokens for one in found)
+    assert ratio > 1 or any(one.capped for one in found)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_i04_alsd_with_one_hypothesis_is_greedy_search_up_to_its_cap(seed: int) -> None:
     model = make_model(6, seed, blank_bias=seed + 1.0)
     encoder_out, lens = encoder_output(20, 7, 1, 12)
-    found = alsd(model, encoder_out, lens, SearchConfig(beam_size=1, alsd_max_ratio=2.0))
-    expected = greedy(model, encoder_out, lens, SearchConfig(max_symbols_per_frame=40))
+    found = alsd(model, encoder_out, lens, SearchConfig(beam_size=1, max_length_ratio=2.0))
+    expected = greedy(model, encoder_out, lens, SearchConfig(max_symbols_per_frame=40, max_length_ratio=40.0))
     for (own,), same, num_frames in zip(found, expected, lens.tolist(), strict=True):
         most = 2 * num_frames
         assert own.tokens == same.tokens[:most] and own.times == same.times[:most]
@@ -153,7 +160,7 @@ def test_alone_equals_padded_among_longer_ones(name: str) -> None:
 def test_i05_a_model_without_blanks_ends_at_the_cap_and_is_flagged(name: str) -> None:
     model = make_model(4, blank_bias=-50.0)
     encoder_out, lens = encoder_output(6, 3)
-    config = SearchConfig(name=name, beam_size=3, max_symbols_per_frame=5, maes_steps=5, alsd_max_ratio=5.0)
+    config = SearchConfig(name=name, beam_size=3, max_symbols_per_frame=5, maes_steps=5, max_length_ratio=5.0)
     for hypotheses, num_frames in zip(search(model, encoder_out, lens, config), lens.tolist(), strict=True):
         assert hypotheses[0].capped
         if name == "alsd":  # its cap is on the utterance
@@ -180,7 +187,7 @@ def test_a_frame_may_emit_a_whole_sentence(name: str) -> None:
 def test_i04_beam_larger_than_the_vocabulary(name: str) -> None:
     model = make_model(2)
     encoder_out, lens = encoder_output(5, 2)
-    caps = {"max_symbols_per_frame": 3, "maes_steps": 3, "maes_gamma": 1e9, "alsd_max_ratio": 3.0}
+    caps = {"max_symbols_per_frame": 3, "maes_steps": 3, "maes_gamma": 1e9, "max_length_ratio": 3.0}
     found = search(model, encoder_out, lens, SearchConfig(name=name, beam_size=64, **caps))  # type: ignore[arg-type]
     assert [len(own) for own in found] == [16, 7]  # every length from 0 to 3 tokens a frame
 
@@ -206,12 +213,14 @@ def test_a_wider_beam_finds_better_hypotheses() -> None:
 
 
 def test_settings_out_of_range_are_named() -> None:
-    config = SearchConfig(beam_size=0, max_symbols_per_frame=-1, maes_steps=0, alsd_max_ratio=0.0, maes_gamma=math.nan)
+    config = SearchConfig(
+        beam_size=0, max_symbols_per_frame=-1, maes_steps=0, max_length_ratio=0.0, maes_gamma=math.nan
+    )
     assert config.problems() == [
         "beam_size: expected at least 1, found 0",
         "max_symbols_per_frame: expected at least 1, found -1",
         "maes_steps: expected at least 1, found 0",
-        "alsd_max_ratio: expected a number above 0, found 0.0",
+        "max_length_ratio: expected a number above 0, found 0.0",
         "maes_gamma: expected a number above 0, found nan",
     ]
     assert SearchConfig().problems() == []

@@ -36,7 +36,7 @@ from w2vbert_asr.recognizer import FRAME_SECONDS, Recognizer, load_model, pick_d
 from w2vbert_asr.search import SearchConfig
 from w2vbert_asr.training.lock import own
 
-FORMAT = 2  # raise it when the same model and data would give other records
+FORMAT = 3  # raise it when the same model and data would give other records
 HYPOTHESES, CTM, RESULT, TIMING = "hyp.jsonl", "ctm", "decode.json", "timing.json"
 _log = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def _write(
     if result["capped"]:
         _log.warning(
             "%s hypotheses reached the limit of tokens and may be wrong there (capped in %s): raise "
-            "search.max_symbols_per_frame (greedy, beam), maes_steps or alsd_max_ratio, or train longer",
+            "search.max_length_ratio, max_symbols_per_frame (greedy, beam) or maes_steps, or train longer",
             result["capped"],
             HYPOTHESES,
         )

@@ -6,7 +6,7 @@ same tokens are merged before any is dropped: their probabilities add up, and th
 times. The K best are kept, and what has taken the blank of the last frame is set aside. So a score is the log of the
 sum over all alignments that were never dropped. With K = 1 every step takes the best of blank and tokens.
 
-An utterance of T frames may have `alsd_max_ratio` times T tokens. It is done when what is left of its probability is
+An utterance of T frames may have `max_length_ratio` times T tokens. It is done when what is left of its probability is
 less than what the last of K finished hypotheses has, or at its last move where tokens can add to a score (a length
 reward, LODR), so that what is left may still grow.
 
@@ -44,7 +44,7 @@ def alsd(
     batch, num_frames, _ = encoder_out.shape
     device, size = encoder_out.device, config.beam_size
     lens = encoder_out_lens.to(device)[:, None]
-    max_tokens = (lens * config.alsd_max_ratio).ceil().long()
+    max_tokens = config.max_tokens(lens)
     encoder_rows = model.joiner.project_encoder(encoder_out).flatten(0, 1)
     prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * size, device, num_frames, fusion)
     trace = Trace()

@@ -2,13 +2,13 @@
 
 Every utterance has a pool of hypotheses. When a frame begins, each of them is active; then, step by step,
  * every active hypothesis is extended by blank, which ends the frame for it, and by every token, after which it stays
-   active (at most `max_symbols` times in a frame, then by blank alone);
+   active (at most `max_symbols` times in a frame and `max_length_ratio` times a frame in all, then by blank alone);
  * a hypothesis that has ended the frame is merged with one that has ended it with the same tokens: their probabilities
    add up, and the better of both alignments gives the times;
  * the search selects which of them the pool keeps,
 until none is active. An utterance whose frame has ended goes on to its next one without waiting for the others. So the
 score of a hypothesis is the log of the sum over all alignments that were never dropped: it is exact if nothing was
-dropped and no frame reached the cap. A token sequence that is dropped and found again has lost its earlier alignments.
+dropped and nothing reached a cap. A token sequence that is dropped and found again has lost its earlier alignments.
 
 Source: Graves 2012, arXiv 1211.3711, section 2.6; merging within the frame makes his sum over prefixes unnecessary.
 Dimension letters: B batch, T frames, K beam, P places of the pool, R active hypotheses of all utterances, V vocabulary,
@@ -64,6 +64,7 @@ def search_frames(
     batch, num_frames, _ = encoder_out.shape
     device = encoder_out.device
     lens = encoder_out_lens.to(device)
+    max_tokens = config.max_tokens(lens)[:, None]
     encoder_rows = model.joiner.project_encoder(encoder_out).flatten(0, 1)
     prefixes = PrefixStates(model, batch, SLOTS_PER_HYPOTHESIS * config.beam_size, device, num_frames, fusion)
     pool = Pool.start(prefixes.root_slots, rules.places)
@@ -80,11 +81,11 @@ def search_frames(
         slots = pool.slot.flatten()[rows]
         vectors = prefixes.vectors.index_select(0, slots)
         logits = model.joiner(encoder_rows.index_select(0, (first_rows + frame)[utterance]), vectors)
-        at_cap = num_emitted == rules.max_symbols
-        pool = replace(pool, capped=pool.capped | (pool.active & at_cap[:, None]))
+        at_cap = pool.active & ((num_emitted == rules.max_symbols)[:, None] | (pool.num_tokens >= max_tokens))
+        pool = replace(pool, capped=pool.capped | at_cap)
         log_probs = prefixes.with_lm(log_probabilities(logits), slots)
         moves = Moves.of(log_probs, rows, model.blank_id, config.beam_size)
-        moves = moves.within(rules.gamma, at_cap[utterance])
+        moves = moves.within(rules.gamma, at_cap.flatten()[rows])
         blanked = _end_frame(pool, moves)
         score, choice = rules.select(blanked.score, moves.grown_scores(pool))
         pool = advance(pool, blanked, score, choice, moves, prefixes, trace, frame[:, None].expand_as(score))

@@ -22,7 +22,8 @@ LOOKAHEAD = 8  # W; about one token's worth of frames, so that few are looked at
 def greedy(model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, config: SearchConfig) -> list[Hypothesis]:
     """encoder_out (B, T, E), encoder_out_lens (B,) -> the best path of each utterance.
 
-    A frame that has emitted `max_symbols_per_frame` tokens takes blank, whatever the model says.
+    A frame that has emitted `max_symbols_per_frame` tokens takes blank, whatever the model says; so does an utterance
+    that has `max_length_ratio` tokens for each of its frames.
     """
     batch, device = len(encoder_out), encoder_out.device
     lens = encoder_out_lens.to(device)
@@ -33,6 +34,7 @@ def greedy(model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, con
 
     frame = torch.zeros_like(starts)  # the frame that each utterance has come to
     emitted = torch.zeros_like(starts)  # tokens that this frame has emitted
+    left = config.max_tokens(lens)  # tokens that the utterance may still have
     score = torch.zeros(batch, dtype=torch.float64, device=device)
     capped = torch.zeros(batch, dtype=torch.bool, device=device)
     events: list[Tensor] = []  # (3, n): utterance, token, frame
@@ -43,7 +45,7 @@ def greedy(model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, con
         logits = model.joiner(encoder_rows, decoder_proj[going, None])
         log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
         token_score, token = log_probs.max(-1)
-        emits = (token != model.blank_id) & valid
+        emits = (token != model.blank_id) & valid & (left[going, None] > 0)
         emits[:, 0] &= emitted[going] < config.max_symbols_per_frame
 
         blanks = valid & (emits.cumsum(1) == 0)  # the frames passed before the first that emits
@@ -59,7 +61,8 @@ def greedy(model: Searchable, encoder_out: Tensor, encoder_out_lens: Tensor, con
         tokens = token[found].gather(1, at)[:, 0]
         score[rows] += token_score[found].gather(1, at)[:, 0].double()
         emitted[rows] += 1
-        capped[rows] |= emitted[rows] == config.max_symbols_per_frame
+        left[rows] -= 1
+        capped[rows] |= (emitted[rows] == config.max_symbols_per_frame) | (left[rows] == 0)
         events.append(torch.stack([rows, tokens, frame[rows]]))
         decoder_out, new_state = model.decoder.step(tokens, state.select(rows))
         decoder_proj[rows] = model.joiner.project_decoder(decoder_out)

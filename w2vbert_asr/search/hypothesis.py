@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -13,8 +15,8 @@ class Hypothesis:
 
     score: natural log probability: of one alignment (greedy), or summed over those that the search kept (beam). times:
     for each token, the encoder frame that emitted it, on the best of these alignments. capped: on that alignment, some
-    frame emitted as many tokens as it may, so that the search, not the model, ended the frame. lm_score: what language
-    models and the length reward add, with their weights (see fusion); the search goes by score + lm_score.
+    frame, or the utterance, had as many tokens as it may, so that the search, not the model, took blank. lm_score: what
+    language models and the length reward add, with their weights (see fusion); the search goes by score + lm_score.
     """
 
     tokens: tuple[int, ...]
@@ -26,12 +28,13 @@ class Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """beam_size: hypotheses kept an utterance (beam, alsd, maes). max_symbols_per_frame: tokens that one frame may emit
-    (greedy, beam). That and maes_steps are for models that never emit blank; an encoder that sees the whole utterance
-    may well have a sentence emitted in a single frame, which a low cap would make improbable.
+    """beam_size: hypotheses kept an utterance (beam, alsd, maes). max_length_ratio: tokens that an utterance may have,
+    for each of its encoder frames, rounded up; 1 as in ESPnet. max_symbols_per_frame: tokens that one frame may emit
+    (greedy, beam). Both and maes_steps are for models that never emit blank; an encoder that sees the whole utterance
+    may well have a sentence emitted in a single frame, which a low cap on that would make improbable.
 
-    alsd_max_ratio: tokens that an utterance may have, for each of its encoder frames. maes_steps: tokens that one frame
-    may emit; maes_gamma: natural log probability within which of a hypothesis's best symbol tokens are tried.
+    maes_steps: tokens that one frame may emit; maes_gamma: natural log probability within which of a hypothesis's best
+    symbol tokens are tried.
     length_normalization (not greedy): rank the final hypotheses by score / (tokens + 1); the scores stay as they are.
     lm_weight, lodr_weight, length_reward (not greedy): of a language model, of the n-gram model that is taken away, and
     what a token adds (see fusion).
@@ -39,8 +42,8 @@ class SearchConfig:
 
     name: Literal["greedy", "beam", "alsd", "maes"] = "beam"
     beam_size: int = 8
+    max_length_ratio: float = 1.0
     max_symbols_per_frame: int = 100
-    alsd_max_ratio: float = 1.0
     maes_steps: int = 100
     maes_gamma: float = 2.3
     length_normalization: bool = False
@@ -54,7 +57,7 @@ class SearchConfig:
             for name in ("beam_size", "max_symbols_per_frame", "maes_steps")
             if getattr(self, name) < 1
         ]
-        for name in ("alsd_max_ratio", "maes_gamma"):
+        for name in ("max_length_ratio", "maes_gamma"):
             if not getattr(self, name) > 0:
                 found.append(f"{name}: expected a number above 0, found {getattr(self, name)}")
         for name in ("lm_weight", "lodr_weight"):
@@ -67,3 +70,7 @@ class SearchConfig:
                 if getattr(self, name):
                     found.append(f"{name}: greedy search has none; use --search beam")
         return found
+
+    def max_tokens(self, lens: Tensor) -> Tensor:
+        """Encoder frames of each utterance -> tokens that it may have, both int64 of the same shape."""
+        return (lens.double() * self.max_length_ratio).ceil().long()
