@@ -19,7 +19,7 @@ from tests.search.slow import (
     slow_greedy,
     slow_maes,
 )
-from w2vbert_asr.search import Hypothesis, SearchConfig, alsd, beam, greedy, maes, search
+from w2vbert_asr.search import Hypothesis, SearchConfig, alsd, beam, frame_sync, greedy, maes, search
 
 
 @pytest.mark.parametrize(("vocab_size", "cap", "num_frames"), [(2, 3, 4), (3, 2, 3), (4, 2, 2)])
@@ -113,6 +113,22 @@ def test_beam_equals_the_slow_loop(size: int, blank_bias: float, ratio: float) -
         assert_same(own, slow if size > 1 else slow_beam(model, frames[:num_frames], 1, 3, ratio=ratio))
     if ratio == 0.3:
         assert any(one.capped for own in found for one in own)
+
+
+@pytest.mark.parametrize(("name", "size"), [("beam", 1), ("beam", 2), ("beam", 4), ("maes", 3)])
+def test_frames_looked_at_together_change_nothing(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(5, seed=size, blank_bias=4.0)
+    encoder_out, lens = encoder_output(90, 25, 1, 70)
+    config = SearchConfig(name=name, beam_size=size)  # type: ignore[arg-type]
+    calls, joiner = list[int](), model.joiner.forward
+    monkeypatch.setattr(model.joiner, "forward", lambda *both: (calls.append(len(both[0])), joiner(*both))[1])
+    together = search(model, encoder_out, lens, config)
+    num_together = len(calls)
+    monkeypatch.setattr(frame_sync, "MAX_WIDTH", 1)
+    for own, expected in zip(together, search(model, encoder_out, lens, config), strict=True):
+        assert_same(own, expected)
+    assert num_together < 0.7 * (len(calls) - num_together)
+    assert any(own[0].tokens for own in together)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -6,9 +6,10 @@ Every utterance has a pool of hypotheses. When a frame begins, each of them is a
  * a hypothesis that has ended the frame is merged with one that has ended it with the same tokens: their probabilities
    add up, and the better of both alignments gives the times;
  * the search selects which of them the pool keeps,
-until none is active. An utterance whose frame has ended goes on to its next one without waiting for the others. So the
-score of a hypothesis is the log of the sum over all alignments that were never dropped: it is exact if nothing was
-dropped and nothing reached a cap. A token sequence that is dropped and found again has lost its earlier alignments.
+until none is active. An utterance whose frame has ended goes on to its next one without waiting for the others, and
+looks at several together after one in which nothing has grown (see calm_frames); that changes nothing. So the score of
+a hypothesis is the log of the sum over all alignments that were never dropped: it is exact if nothing was dropped and
+nothing reached a cap. A token sequence that is dropped and found again has lost its earlier alignments.
 
 Source: Graves 2012, arXiv 1211.3711, section 2.6; merging within the frame makes his sum over prefixes unnecessary.
 Dimension letters: B batch, T frames, K beam, P places of the pool, R active hypotheses of all utterances, V vocabulary,
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from w2vbert_asr.search.calm_frames import Ahead, pass_calm_frames
 from w2vbert_asr.search.fusion import Fusion
 from w2vbert_asr.search.hypothesis import Hypothesis, SearchConfig
 from w2vbert_asr.search.interface import Searchable
@@ -31,6 +33,8 @@ from w2vbert_asr.search.pool import Pool
 from w2vbert_asr.search.prefix_states import PrefixStates
 from w2vbert_asr.search.trace import Trace
 
+MAX_WIDTH = 8  # frames looked at together
+MAX_SCORES = 1 << 23  # of the symbols in all frames looked at, where that is more than those of one frame
 SLOTS_PER_HYPOTHESIS = 8  # prefixes remembered for each of the beam; at least 3 for each place of the pool
 
 Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -72,18 +76,31 @@ def search_frames(
     first_rows = torch.arange(batch, device=device) * num_frames
     frame = torch.zeros_like(lens)
     num_emitted = torch.zeros_like(lens)
+    width = torch.ones_like(lens)  # frames looked at
+    scores_of_a_frame = batch * config.beam_size * model.joiner.output.out_features
+    max_width = min(MAX_WIDTH, max(MAX_SCORES // max(scores_of_a_frame, 1), 1))
     while True:
         pool = replace(pool, active=pool.active & (frame < lens)[:, None])
         rows = pool.active.flatten().nonzero()[:, 0]
         if len(rows) == 0:
             return pool.end(prefixes).read(trace, config)
-        utterance = rows // rules.places
-        slots = pool.slot.flatten()[rows]
-        vectors = prefixes.vectors.index_select(0, slots)
-        logits = model.joiner(encoder_rows.index_select(0, (first_rows + frame)[utterance]), vectors)
         at_cap = pool.active & ((num_emitted == rules.max_symbols)[:, None] | (pool.num_tokens >= max_tokens))
         pool = replace(pool, capped=pool.capped | at_cap)
+        utterance = rows // rules.places
+        ahead = Ahead.of(torch.minimum(width, lens - frame)[utterance])
+        slots = pool.slot.flatten()[rows][ahead.row]
+        encoder_at = (first_rows + frame)[utterance][ahead.row] + ahead.offset
+        logits = model.joiner(encoder_rows.index_select(0, encoder_at), prefixes.vectors.index_select(0, slots))
         log_probs = prefixes.with_lm(log_probabilities(logits), slots)
+        if len(ahead.row) > len(rows):
+            passed, gained = pass_calm_frames(
+                pool, rows, at_cap, log_probs, ahead, model.blank_id, rules.gamma, config.beam_size
+            )
+            pool.score.view(-1)[rows] += gained
+            pool.path_score.view(-1)[rows] += gained
+            frame = frame + passed
+            log_probs = log_probs.index_select(0, ahead.start + passed[utterance])
+
         moves = Moves.of(log_probs, rows, model.blank_id, config.beam_size)
         moves = moves.within(rules.gamma, at_cap.flatten()[rows])
         blanked = _end_frame(pool, moves)
@@ -91,6 +108,7 @@ def search_frames(
         pool = advance(pool, blanked, score, choice, moves, prefixes, trace, frame[:, None].expand_as(score))
 
         ended = ~pool.active.any(1)
+        width = torch.where(ended & (num_emitted == 0), 2 * width, 1).clamp(max=max_width)
         frame = frame + ended
         num_emitted = (num_emitted + 1).masked_fill(ended, 0)
         pool = replace(pool, active=torch.where(ended[:, None], pool.score > -torch.inf, pool.active))
