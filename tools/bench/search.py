@@ -44,9 +44,7 @@ if TYPE_CHECKING:
     from w2vbert_asr.models.transducer import Transducer
 
 UTTERANCES, SECONDS, VOCAB, TOKENS_PER_SECOND, SHARPNESS = 16, 10.0, 1024, 4.0, 30.0
-FEATURES_PER_SECOND = 100
 MAX_SYMBOLS = 100  # a frame; the default of both
-FRAMES_PER_SECOND = 25  # of encoder output
 GROWTH: dict[str, tuple[Any, ...]] = {  # changed alone
     "beam": (1, 2, 4, 8, 16, 32),
     "vocab": (256, 1024, 4096),
@@ -86,10 +84,11 @@ def trained_model(folder: Path, dump: Path, utterances: int, seconds: float) -> 
     import torch
 
     from w2vbert_asr import model_folder
+    from w2vbert_asr.batch import FRAMES_PER_SECOND
     from w2vbert_asr.data.features import FeatureReader
 
     saved, reader = model_folder.read(folder), FeatureReader([dump], online=False)
-    length = round(seconds * FEATURES_PER_SECOND)
+    length = round(seconds * FRAMES_PER_SECOND)
     of_speakers: dict[int, list[Tensor]] = {}
     for number, speaker in enumerate(reader.speakers.tolist()):
         of_speakers.setdefault(speaker, []).append(saved.stats.normalize(reader.load(number)))
@@ -107,12 +106,16 @@ def random_model(
     """The model with random weights, noise, and its lengths."""
     import torch
 
+    from w2vbert_asr.batch import FRAMES_PER_SECOND
     from w2vbert_asr.models.transducer import Transducer, TransducerConfig
 
     torch.manual_seed(0)
     model = Transducer(TransducerConfig(), vocab, 0).eval()
     generator = torch.Generator().manual_seed(1)
-    feats = [torch.randn(round(seconds * 100), 80, generator=generator.manual_seed(n)) for n in range(utterances)]
+    feats = [
+        torch.randn(round(seconds * FRAMES_PER_SECOND), 80, generator=generator.manual_seed(n))
+        for n in range(utterances)
+    ]
     with torch.no_grad():
         probe = torch.randn(1, 500, 80, generator=generator.manual_seed(1000))
         encoder_out, _ = model.encode(probe, torch.tensor([500]))
