@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 UTTERANCES, SECONDS, VOCAB, TOKENS_PER_SECOND, SHARPNESS = 16, 10.0, 1024, 4.0, 30.0
 MAX_SYMBOLS = 100  # a frame; the default of both
+MAX_SYMBOLS_AT_RANDOM = 10  # random weights emit as many as they may, which with 100 takes minutes
 GROWTH: dict[str, tuple[Any, ...]] = {  # changed alone
     "beam": (1, 2, 4, 8, 16, 32),
     "vocab": (256, 1024, 4096),
@@ -264,7 +265,7 @@ def usual_case(options: argparse.Namespace) -> Case:
         name="calibrate",
         sharpness=options.sharpness,
         peer_utterances=options.peer_utterances,
-        max_symbols=options.max_symbols,
+        max_symbols=options.max_symbols or (MAX_SYMBOLS if options.model else MAX_SYMBOLS_AT_RANDOM),
         model=options.model and str(options.model.resolve()),
         data=options.data and str(options.data.resolve()),
     )
@@ -335,7 +336,7 @@ def main() -> None:
     parser.add_argument("--searches", nargs="*", default=[], help="further ones: alsd, maes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peer-utterances", type=int, default=2)
-    parser.add_argument("--max-symbols", type=int, default=MAX_SYMBOLS, help="tokens that a frame may emit")
+    parser.add_argument("--max-symbols", type=int, help="tokens that a frame may emit; 100, or 10 with random weights")
     parser.add_argument("--sharpness", type=float, default=SHARPNESS, help="standard deviation of the joiner's output")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--model", type=Path, help="a trained model folder, in place of random weights")
