@@ -29,7 +29,7 @@ class Hypothesis:
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """beam_size: hypotheses kept an utterance (beam, alsd, maes). max_length_ratio: tokens that an utterance may have,
-    for each of its encoder frames, rounded up; 1 as in ESPnet. max_symbols_per_frame: tokens that one frame may emit
+    for each of its encoder frames, rounded up; CTC allows 1. max_symbols_per_frame: tokens that one frame may emit
     (greedy, beam). Both and maes_steps are for models that never emit blank; an encoder that sees the whole utterance
     may well have a sentence emitted in a single frame, which a low cap on that would make improbable.
 
