@@ -79,11 +79,12 @@ def ratio(of: Sequence[dict[str, Any]], to: Sequence[dict[str, Any]], key: str =
     return statistics.median(a / b for a, b in pairs) if pairs else None
 
 
-def time_and_memory(run: Callable[[], object], repeats: int, warm: int = 1) -> dict[str, float]:
+def time_and_memory(run: Callable[[], object], repeats: int, warm: int = 1, device: str = "cpu") -> dict[str, float]:
     """seconds: median of `repeats` calls after `warm` that are not timed; extra_mb: peak of the first (10^6 bytes).
 
-    extra_mb counts what the process holds beyond what it held before. Something like `run`, but small, must have been
-    called before, so that libraries are loaded and threads started.
+    extra_mb counts what the process holds beyond what it held before; on a GPU, the most that tensors took there in all
+    calls. Something like `run`, but small, must have been called before, so that libraries are loaded and threads
+    started.
     """
     gc.collect()
     before = _status("VmRSS")
@@ -92,19 +93,31 @@ def time_and_memory(run: Callable[[], object], repeats: int, warm: int = 1) -> d
     extra = _status("VmHWM") - before
     for _ in range(warm - 1):
         run()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
+    seconds = [seconds_of(run, device) for _ in range(repeats)]
+    if device != "cpu":
+        import torch
+
+        extra = torch.cuda.max_memory_allocated()
     return {"seconds": statistics.median(seconds), "extra_mb": round(extra / 1e6, 1)}
 
 
-def precisions() -> tuple[str, ...]:
-    """What is worth measuring on this CPU: bf16 only where it has instructions for it, else a case takes hours."""
+def seconds_of(run: Callable[[], object], device: str) -> float:
+    """Of one call, to the end of what it started on a GPU."""
+    import torch
+
+    wait: Callable[[], None] = (lambda: None) if device == "cpu" else torch.cuda.synchronize
+    wait()
+    began = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - began
+
+
+def precisions(device: str = "cpu") -> tuple[str, ...]:
+    """What is worth measuring: bf16 only on a CPU that has instructions for it, else a case takes hours."""
     from w2vbert_asr.training.precision import cpu_flags
 
-    if cpu_flags():
+    if cpu_flags() or device != "cpu":
         return "fp32", "bf16"
     print("this CPU has no instructions for bf16: fp32 alone is measured", file=sys.stderr)
     return ("fp32",)
@@ -120,13 +133,14 @@ def free_memory() -> int:
     return free
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
     """What the figures were taken on."""
     import torch
 
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": models[0].split(":")[1].strip() if models else platform.processor(),
+        "gpu": None if device == "cpu" else torch.cuda.get_device_name(),
         "threads": threads,
         "torch": torch.__version__,
         "load": round(os.getloadavg()[0], 2),

@@ -59,7 +59,7 @@ class Config:
 
 def run(config: Config) -> dict[str, object]:
     """Print the plan. Raises ConfigError for a configuration that is wrong, or of neither training."""
-    training = _load(config)
+    training = load_training(config)
     tflops = config.peak_tflops or _PEAK_TFLOPS[training.trainer.precision]
     gpu = Gpu(peak_flops=tflops * 1e12, utilisation=config.utilisation, memory=config.gpu_memory_gb * 2**30)
     plan = make_plan(training, config.gpus, gpu)
@@ -67,7 +67,8 @@ def run(config: Config) -> dict[str, object]:
     return plan.to_dict()
 
 
-def _load(config: Config) -> PlannedTraining:
+def load_training(config: Config) -> PlannedTraining:
+    """The training that is planned. Raises ConfigError for a configuration that is wrong, or of neither training."""
     kind = config.kind or _kind_of(config)
     command, more = (pretrain, {}) if kind == "pretrain" else (finetune, {"tokenizer": "bpe.model"})
     planned = configuration.load(command.Config, config.config_file, config.settings, {**_SOMEWHERE, **more})
