@@ -203,6 +203,17 @@ def test_batches_hold_what_the_archives_hold_and_zeros(folders: tuple[Path, Path
             assert batch.tokens[row, : batch.token_lens[row]].tolist() == corpus.tokens[index]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_few_lengths_occur_where_frames_are_rounded_up(folders: tuple[Path, Path], packed: bool) -> None:
+    plain, rounded = make_loader(folders[1], packed), make_loader(folders[1], packed, pad_frames=64)
+    for position in range(6):
+        batch, wider = plain[position], rounded[position]
+        frames = batch.feats.shape[1]
+        assert wider.feats.shape[1] == -(-frames // 64) * 64
+        assert torch.equal(wider.feats[:, :frames], batch.feats) and not wider.feats[:, frames:].any()
+        assert torch.equal(wider.feat_lens, batch.feat_lens) and wider.utt_ids == batch.utt_ids
+
+
 def test_dev_is_the_same_pass_every_time(folders: tuple[Path, Path]) -> None:
     corpus = make_loader(folders[1], False).corpus
     loader = EvalLoader(corpus, CONFIG, packed=False)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.planning.live_tensors import LiveTensors
-from w2vbert_asr.losses import joint
+from w2vbert_asr.losses.joint import Limits
 from w2vbert_asr.losses.transducer import joint_loss_in_bands, joint_transducer_loss, transducer_loss
 
 BLANK = 0
@@ -42,6 +42,10 @@ def joint_logits(encoder_out: Tensor, decoder_out: Tensor, weight: Tensor, bias:
 
 def random_tokens(batch: int, num_tokens: int, vocab_size: int) -> Tensor:
     return torch.randint(1, vocab_size, (batch, num_tokens))
+
+
+def limits(group_bytes: int = 64 << 20, kept_bytes: int = 256 << 20, chunk_elements: int = 1 << 19) -> Limits:
+    return Limits(group_bytes=group_bytes, kept_bytes=kept_bytes, chunk_elements=chunk_elements)
 
 
 def joint_problem(
@@ -140,7 +144,9 @@ def test_joint_equals_plain_for_any_grouping_and_weighting(group_bytes: int, wei
     torch.manual_seed(1)
     leaves, rest = joint_problem([9, 2, 7, 1], [3, 6, 0, 5], 11, 8)
     plain = gradients(lambda *x: transducer_loss(joint_logits(*x), *rest), leaves, torch.tensor(weights))
-    joint = gradients(lambda *x: joint_transducer_loss(*x, *rest, group_bytes), leaves, torch.tensor(weights))
+    joint = gradients(
+        lambda *x: joint_transducer_loss(*x, *rest, limits=limits(group_bytes)), leaves, torch.tensor(weights)
+    )
     torch.testing.assert_close(joint[0], plain[0], rtol=1e-5, atol=1e-5)
     for actual, expected in zip(joint[1], plain[1], strict=True):
         assert_near(actual, expected, 1e-5)
@@ -149,17 +155,22 @@ def test_joint_equals_plain_for_any_grouping_and_weighting(group_bytes: int, wei
 @pytest.mark.parametrize("group_bytes", [1, 1 << 30])
 @pytest.mark.parametrize("weights", [[1.0] * 4, [0.3, 0.0, -2.0, 5.0]])
 @pytest.mark.parametrize("in_bands", [False, True])
-def test_logits_made_again_give_the_same_numbers(
-    group_bytes: int, weights: list[float], in_bands: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(joint, "CHUNK_ELEMENTS", 100)  # nine cells at a time
+def test_logits_made_again_give_the_same_numbers(group_bytes: int, weights: list[float], in_bands: bool) -> None:
     torch.manual_seed(9)
     lens = [9, 2, 7, 1], [3, 6, 0, 5]
     leaves, (tokens, *_) = joint_problem(*lens, 11, 8)
     bands = [(torch.zeros(n, dtype=torch.int64), u + 1) for n, u in zip(*lens, strict=True)] if in_bands else None
     kept, again = (
         gradients(
-            lambda *x: joint_loss_in_bands(*x, tokens, *lens, BLANK, group_bytes, 0.1, bands, kept_bytes),  # noqa: B023
+            lambda *x: joint_loss_in_bands(
+                *x,
+                tokens,
+                *lens,
+                BLANK,
+                0.1,
+                bands,
+                limits(group_bytes, kept_bytes, 100),  # noqa: B023
+            ),  # nine cells at a time
             leaves,
             torch.tensor(weights),
         )
@@ -195,7 +206,7 @@ def test_cells_that_the_alignment_does_not_pass_are_no_loss(sharpness: float) ->
     for kept_bytes, most in [(1 << 30, 3), (0, 4)]:
         with FlopCounterMode(display=False) as flops:
             found = gradients(
-                lambda *x: joint_transducer_loss(*x, *rest, kept_bytes=kept_bytes),  # noqa: B023
+                lambda *x: joint_transducer_loss(*x, *rest, limits=limits(kept_bytes=kept_bytes)),  # noqa: B023
                 halves,
                 torch.ones(2),
             )
@@ -315,21 +326,21 @@ def test_the_lattice_of_the_batch_never_exists() -> None:
     largest_utterance = 11 * 8 * 100
     for group_bytes, expected in [(1, largest_utterance), (1 << 30, (60 + 84 + 88 + 63) * 100)]:
         with LargestTensor() as seen:
-            gradients(lambda *x: joint_transducer_loss(*x, *rest, group_bytes), leaves, torch.ones(4))  # noqa: B023
+            own = limits(group_bytes)
+            gradients(lambda *x: joint_transducer_loss(*x, *rest, limits=own), leaves, torch.ones(4))  # noqa: B023
         assert seen.numel == expected
 
 
-def test_memory_is_bounded_where_one_utterance_is_huge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_where_one_utterance_is_huge() -> None:
     torch.manual_seed(12)
     leaves, rest = joint_problem([60], [30], 200, 4)
-    monkeypatch.setattr(joint, "CHUNK_ELEMENTS", 10_000)
     peaks = []
     for kept_bytes in (1 << 30, 0):
         with LiveTensors([]) as live, LargestTensor() as seen:
-            joint_transducer_loss(*leaves, *rest, kept_bytes=kept_bytes).sum().backward()
+            joint_transducer_loss(*leaves, *rest, limits=limits(1 << 20, kept_bytes, 20_000)).sum().backward()
         peaks.append((seen.numel, live.peak))
     assert peaks[0][0] == 60 * 31 * 200 and peaks[0][1] > 4 * 60 * 31 * 200
-    assert peaks[1][0] == 10_000 and peaks[1][1] < 4 * (4 * 10_000) + 60 * 31 * 150  # a few chunks, and the cells
+    assert peaks[1][0] == 20_000 and peaks[1][1] < 4 * (4 * 20_000) + 60 * 31 * 150  # a few chunks, and the cells
 
 
 def train_projections(compiled: bool, halves: int = 1, bf16: bool = False) -> tuple[float, list[Tensor]]:

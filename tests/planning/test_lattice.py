@@ -9,20 +9,17 @@ import pytest
 import torch
 
 from tests.planning.live_tensors import LiveTensors
-from w2vbert_asr.losses import joint
+from w2vbert_asr.losses.joint import Limits
 from w2vbert_asr.losses.transducer import joint_transducer_loss
 from w2vbert_asr.models.joiner import JoinerConfig
 from w2vbert_asr.models.transducer import TransducerConfig
-from w2vbert_asr.planning import heads
 from w2vbert_asr.planning.activations import Widths
 from w2vbert_asr.planning.heads import lattice_bytes
 
 MODEL = TransducerConfig(joiner=JoinerConfig(joiner_dim=48))
 
 
-def measured(
-    lens: Sequence[tuple[int, int]], vocab_size: int, precision: str, group_bytes: int, kept_bytes: int
-) -> int:
+def measured(lens: Sequence[tuple[int, int]], vocab_size: int, precision: str, limits: Limits) -> int:
     """Bytes of live tensors at the worst moment of the loss, beyond its inputs and their gradients."""
     torch.manual_seed(0)
     frames, tokens = (max(column) for column in zip(*lens, strict=True))
@@ -35,7 +32,7 @@ def measured(
     frame_lens, token_lens = (torch.tensor(column) for column in zip(*lens, strict=True))
     with LiveTensors([*leaves, drawn]) as live, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         before = live.now
-        joint_transducer_loss(*leaves, drawn, frame_lens, token_lens, 0, group_bytes, kept_bytes=kept_bytes)
+        joint_transducer_loss(*leaves, drawn, frame_lens, token_lens, 0, limits=limits)
     return live.peak - before - 4 * sum(leaf.numel() for leaf in leaves)
 
 
@@ -59,12 +56,8 @@ def test_the_lattice(
     precision: Literal["fp32", "bf16"],
     group_bytes: int,
     kept_bytes: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In small chunks: of one that holds all cells, those that the alignment does not pass are left out."""
-    limits = {"GROUP_BYTES": group_bytes, "KEPT_BYTES": kept_bytes, "CHUNK_ELEMENTS": 1 << 15}
-    for name, value in limits.items():
-        monkeypatch.setattr(heads, name, value)
-    monkeypatch.setattr(joint, "CHUNK_ELEMENTS", limits["CHUNK_ELEMENTS"])
-    planned = lattice_bytes(MODEL, lens, vocab_size, Widths.of(precision, "cpu"))
-    assert planned == pytest.approx(measured(lens, vocab_size, precision, group_bytes, kept_bytes), rel=0.15)
+    limits = Limits(group_bytes=group_bytes, kept_bytes=kept_bytes, chunk_elements=1 << 15)
+    planned = lattice_bytes(MODEL, lens, vocab_size, Widths.of(precision, "cpu"), limits)
+    assert planned == pytest.approx(measured(lens, vocab_size, precision, limits), rel=0.15)

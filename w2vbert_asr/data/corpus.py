@@ -33,7 +33,8 @@ class DataConfig:
     packing, utterances of a speaker are joined and cut to crops of this length. min_seconds, max_seconds: shorter and
     longer utterances are left out of training.
     max_dropped: share of the utterances whose audio may turn out to be damaged while training with features: online;
-    each is replaced by another of its batch. num_workers: loader processes.
+    each is replaced by another of its batch. pad_frames: the frames (10 ms) of a training batch are rounded up to a
+    multiple of it, so that few lengths occur, each of which is a CUDA graph of its own. num_workers: loader processes.
     """
 
     features: Literal["dump", "online"] = "dump"
@@ -45,6 +46,7 @@ class DataConfig:
     min_seconds: float = 0.5
     max_seconds: float = 40.0
     max_dropped: float = 0.001
+    pad_frames: int = 1
     num_workers: int = 0
 
     def problems(self) -> list[str]:
@@ -54,6 +56,8 @@ class DataConfig:
             found.append("speeds are for features: online; stage 1 writes the copies of dump/ (fbank --speeds)")
         if not 0.0 < self.min_seconds < self.max_seconds:
             found.append("min_seconds and max_seconds must satisfy 0 < min_seconds < max_seconds")
+        if self.pad_frames < 1:
+            found.append(f"pad_frames={self.pad_frames}: at least 1")
         if self.token_frames < 0.0 or self.cell_frames < 0.0:
             found.append("token_frames and cell_frames must not be negative")
         return found

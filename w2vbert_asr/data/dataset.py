@@ -148,10 +148,11 @@ class TrainLoader(Dataset[Batch]):
         """The batch of what a rank has been dealt."""
         augment = None if self.augment is None else _Augment(self.augment, self.seed, share.epoch)
         try:
-            return make_batch(self.corpus, share.items, self.blank_id, augment)
+            return make_batch(self.corpus, share.items, self.blank_id, augment).padded(self.config.pad_frames)
         except AudioError:  # only of audio that is read on the way
             items, replaced = _without_damage(self.corpus, share.items)
-            return replace(make_batch(self.corpus, items, self.blank_id, augment), replaced=replaced)
+            batch = make_batch(self.corpus, items, self.blank_id, augment).padded(self.config.pad_frames)
+            return replace(batch, replaced=replaced)
 
     def iterate(self, start_position: int) -> Iterator[Batch]:
         """Batches from a position on, without end. Raises what a loader process raised, if that is a UserError.

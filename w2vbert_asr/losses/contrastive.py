@@ -53,7 +53,7 @@ def draw_distractors(valid: Tensor, frames: Tensor, utt_ids: Sequence[str], seed
         return allowed
     counters = (frames[:, :, None] << 24) + frames[:, None, :]
     draws = uniform(keys[:, None, None], counters).masked_fill(~allowed, 2.0)
-    threshold = draws.kthvalue(num, dim=-1, keepdim=True).values
+    threshold = draws.topk(num, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
     return allowed & (draws <= threshold)
 
 

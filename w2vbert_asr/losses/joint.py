@@ -2,8 +2,8 @@
 
 The lattice of logits (B, T, U + 1, V) is what takes the memory of a transducer: here only the valid cells of one group
 of utterances exist at a time, as probabilities in the precision of the products, and turn into gradients a chunk at a
-time: three matrix products in all. A group that would take more than KEPT_BYTES, which is one utterance, is not kept
-at all: its gradients come from logits made again, the fourth product.
+time: three matrix products in all. A group that would take more than `Limits.kept_bytes`, which is one utterance, is
+not kept at all: its gradients come from logits made again, the fourth product.
 
 Products for gradients are made where gradients are: on most of a lattice the alignment is not, and what such cells
 would add is lost in rounding (see `_cells_that_count`).
@@ -28,9 +28,29 @@ from w2vbert_asr.losses.lattice import (
     occupation,
 )
 
-CHUNK_ELEMENTS = 1 << 19  # of logits or activations worked on at a time, so that they stay in the cache
-KEPT_BYTES = 256 << 20
 _NEGLIGIBLE = 2.0**-7  # of the rounding error of 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What of a lattice exists at a time.
+
+    group_bytes: of the probabilities and activations that are kept of a group of more than one utterance; kept_bytes:
+    of any group. chunk_elements: logits or activations that are worked on at a time.
+    """
+
+    group_bytes: int
+    kept_bytes: int
+    chunk_elements: int
+
+    @staticmethod
+    def on(device: str) -> Limits:
+        """On a CPU a chunk stays in the cache. A GPU is kept busy by large chunks and few groups: the two of them cost
+        it some ten operations a chunk and two a diagonal of each group, however small these are.
+        """
+        if device == "cpu":
+            return Limits(group_bytes=64 << 20, kept_bytes=256 << 20, chunk_elements=1 << 19)
+        return Limits(group_bytes=2 << 30, kept_bytes=2 << 30, chunk_elements=1 << 24)
 
 
 @dataclass(frozen=True)
@@ -60,21 +80,16 @@ class JointInputs:
 
 @dataclass(frozen=True)
 class JointTargets:
-    """The rest of the problem.
-
-    Of the probabilities and activations that are kept, group_bytes bounds those of a group of more than one utterance,
-    kept_bytes those of any.
-    """
+    """The rest of the problem."""
 
     tokens: Tensor  # (B, U)
     frame_lens: list[int]
     token_lens: list[int]
     blank_id: int
     product_dtype: torch.dtype
-    group_bytes: int
+    limits: Limits
     fastemit: float
     bands: list[tuple[Tensor, int]] | None = None  # cells beyond them are left out
-    kept_bytes: int = KEPT_BYTES
 
     def cells(self, group: slice, device: torch.device) -> Cells:
         """Those of a group of utterances."""
@@ -94,8 +109,8 @@ def joint_loss(
     if targets.bands is not None:
         sizes = [len(starts) * size * row_bytes for starts, size in targets.bands]
     losses = []
-    for first, end in groups(sizes, targets.group_bytes):
-        group, is_kept = slice(first, end), sum(sizes[first:end]) <= targets.kept_bytes
+    for first, end in groups(sizes, targets.limits.group_bytes):
+        group, is_kept = slice(first, end), sum(sizes[first:end]) <= targets.limits.kept_bytes
         losses.append(_group_loss(inputs, targets, gradients, scale, group, is_kept))
     return torch.cat(losses)
 
@@ -120,7 +135,7 @@ def _group_loss(
     is_kept: bool,
 ) -> Tensor:
     group = _Group(inputs, targets, utterances, is_kept and gradients is not None)
-    num_rows, chunk = len(group.next_tokens), max(1, CHUNK_ELEMENTS // max(group.weight.shape))
+    num_rows, chunk = len(group.next_tokens), max(1, targets.limits.chunk_elements // max(group.weight.shape))
     for first in range(0, num_rows, chunk):
         group.score(slice(first, min(first + chunk, num_rows)))
     if gradients is None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from w2vbert_asr.batch import to_device
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -23,6 +25,8 @@ class Cells:
     """
 
     counts: list[int]  # (B,) rows of each utterance
+    longest: int  # N, of the utterance with most frames and tokens together
+    most_tokens: int
     frame_lens: Tensor  # (B,)
     token_lens: Tensor  # (B,)
     utterance: Tensor  # (R,)
@@ -31,28 +35,39 @@ class Cells:
 
     @staticmethod
     def of(frame_lens: Sequence[int], token_lens: Sequence[int], device: torch.device) -> Cells:
-        frames, tokens = torch.tensor(frame_lens), torch.tensor(token_lens)
-        ends = (frames * (tokens + 1)).cumsum(0)
-        starts = ends - frames * (tokens + 1)
-        utterance = torch.repeat_interleave(torch.arange(len(frame_lens)), ends - starts)
-        row = torch.arange(len(utterance)) - starts[utterance]
-        width = tokens[utterance] + 1
-        columns = [column.to(device) for column in (frames, tokens, utterance, row // width, row % width)]
-        return Cells((ends - starts).tolist(), *columns)
+        counts = [frames * (tokens + 1) for frames, tokens in zip(frame_lens, token_lens, strict=True)]
+        lens = to_device(torch.tensor([[*frame_lens], [*token_lens], counts]), device)
+        utterance = torch.repeat_interleave(lens[2], output_size=sum(counts))
+        row = torch.arange(len(utterance), device=device) - (lens[2].cumsum(0) - lens[2])[utterance]
+        width = lens[1, utterance] + 1
+        return Cells._with_sizes(counts, lens[0], lens[1], utterance, row // width, row % width, frame_lens, token_lens)
 
     @staticmethod
     def in_bands(
         frame_lens: Sequence[int], token_lens: Sequence[int], bands: Sequence[tuple[Tensor, int]], device: torch.device
     ) -> Cells:
         """bands: of each utterance the first position in each frame (T_b,), and S_b."""
-        starts = [start for start, _ in bands]
-        sizes = [len(start) * size for start, size in bands]
-        utterance = torch.repeat_interleave(torch.arange(len(bands)), torch.tensor(sizes))
-        frame = torch.cat([torch.arange(len(start)).repeat_interleave(size) for start, size in bands])
-        position = torch.cat([(start.cpu()[:, None] + torch.arange(size)).flatten() for start, size in bands])
-        columns = (torch.tensor(frame_lens), torch.tensor(token_lens), utterance, frame, position)
-        assert [len(start) for start in starts] == list(frame_lens)
-        return Cells(sizes, *(column.to(device) for column in columns))
+        assert [len(start) for start, _ in bands] == list(frame_lens)
+        counts = [len(start) * size for start, size in bands]
+        lens = to_device(torch.tensor([[*frame_lens], [*token_lens], counts]), device)
+        utterance = torch.repeat_interleave(lens[2], output_size=sum(counts))
+        frame = torch.cat([torch.arange(len(start), device=device).repeat_interleave(size) for start, size in bands])
+        position = torch.cat([(start[:, None] + torch.arange(size, device=device)).flatten() for start, size in bands])
+        return Cells._with_sizes(counts, lens[0], lens[1], utterance, frame, position, frame_lens, token_lens)
+
+    @staticmethod
+    def _with_sizes(
+        counts: list[int],
+        frames: Tensor,
+        tokens: Tensor,
+        utterance: Tensor,
+        frame: Tensor,
+        position: Tensor,
+        frame_lens: Sequence[int],
+        token_lens: Sequence[int],
+    ) -> Cells:
+        longest = max(map(sum, zip(frame_lens, token_lens, strict=True)))
+        return Cells(counts, longest, max(token_lens), frames, tokens, utterance, frame, position)
 
     @property
     def is_last(self) -> Tensor:
@@ -112,8 +127,8 @@ def gradient_of_logits_(
 
 def negative_log_likelihood(blank: Tensor, label: Tensor, cells: Cells) -> Tensor:
     """Log probabilities (R,) of the arcs out of each cell -> -log P(tokens) (B,)."""
-    skewed = _skewed(blank, label, cells)
-    return -_at_end(_forward(*skewed), cells).to(blank.dtype)
+    sums = _sums(_skewed(blank, label, cells), _start(cells))
+    return -_at_end(sums, cells).to(blank.dtype)
 
 
 def occupation(blank: Tensor, label: Tensor, cells: Cells, fastemit: float = 0.0) -> Occupation:
@@ -122,70 +137,95 @@ def occupation(blank: Tensor, label: Tensor, cells: Cells, fastemit: float = 0.0
     occupation(arc) = exp(alpha(source) + log p(arc) + beta(target) - log P) = - d loss / d log p(arc), Graves 2012,
     equation 20. Those of labels are multiplied by 1 + fastemit (Yu et al. 2021, "FastEmit", arXiv 2010.11148).
     """
-    place, dtype = _place(cells), blank.dtype
-    blank, label = _skewed(blank, label, cells)
-    alpha, beta = _forward(blank, label), _backward(blank, label, cells)
+    dtype, arcs, place = blank.dtype, _skewed(blank, label, cells), _place(cells)
+    batch = arcs.shape[2]
+    both = _sums(torch.cat([arcs, _turned(arcs)], 2), torch.cat([_start(cells), _turned_start(cells)]))
+    alpha, beta = both[:, :batch], both[:, batch:, 1:].flip(0, 2)
     log_likelihood = _at_end(alpha, cells)
-    through_blank = (alpha[:-1] + blank + beta[1:] - log_likelihood[:, None]).exp_()
-    through_label = torch.zeros_like(label)
-    through_label[..., :-1] = (alpha[:-1, :, :-1] + label[..., :-1] + beta[1:, :, 1:] - log_likelihood[:, None]).exp_()
-    through_label *= 1.0 + fastemit
-    by_blank, by_label = (through.flatten()[place].to(dtype) for through in (through_blank, through_label))
+    through = _ways(alpha) + arcs
+    through.add_(beta[1:, None]).sub_(log_likelihood[:, None]).exp_()
+    by_blank, by_label = (_of_cells(through, place, cells, to).to(dtype) for to in (_BLANK, _LABEL))
+    by_label = by_label.mul_(1.0 + fastemit).masked_fill_(cells.is_last, 0.0)
     return Occupation(-log_likelihood.to(dtype), by_blank, by_label, cells.utterance)
 
 
-# Everything below is skewed: [n, b, u] holds cell (n - u, u) of utterance b, so that a diagonal is a row and depends on
-# its neighbour only. An utterance that is through waits at its end, by blanks of probability 1, for the longest one.
+# Everything below is skewed: a diagonal n = t + u is a row and depends on its neighbour only. Arcs stand where they
+# lead: [n, 0, b, u] is the token's arc out of cell (n - u + 1, u - 1) of utterance b, [n, 1, b, u] the blank out of
+# (n - u, u), and both lead to diagonal n + 1, position u. An utterance that is through waits at its end, by blanks of
+# probability 1, for the longest one. One position more than the longest utterance has takes what leads nowhere. Sums
+# are (N + 1, B, 1 + U + 2); column 0 is impossible: there the token's arc to position 0 would come from. A step takes
+# two operations for both directions, since on a GPU, and for short utterances on a CPU, their number is what it costs.
 # In float64: a log P of -1000 in float32 blurs the occupations by 1e-3, and next to the logits these sums cost nothing.
 
-
-def _skewed_shape(cells: Cells) -> tuple[int, int, int]:
-    longest = int((cells.frame_lens + cells.token_lens).max())
-    return longest, len(cells.frame_lens), int(cells.token_lens.max()) + 1
+_LABEL, _BLANK = 0, 1
 
 
 def _place(cells: Cells) -> Tensor:
-    """(R,) where each cell lies in a flat skewed array."""
-    _, batch, width = _skewed_shape(cells)
-    return ((cells.frame + cells.position) * batch + cells.utterance) * width + cells.position
+    """(R,) where the blank out of each cell stands in a flat array of arcs; its token's stands _to_label(cells) on."""
+    batch, width = len(cells.counts), cells.most_tokens + 2
+    diagonal = cells.frame + cells.position
+    return ((2 * diagonal + _BLANK) * batch + cells.utterance) * width + cells.position
 
 
-def _skewed(blank: Tensor, label: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-    """(R,), (R,) -> (N, B, U + 1) each, in float64, impossible where there is no cell."""
-    blank, label = blank.double(), label.double()
-    shape, place = _skewed_shape(cells), _place(cells)
+def _to_label(cells: Cells) -> int:
+    return 1 - len(cells.counts) * (cells.most_tokens + 2)
+
+
+def _of_cells(arcs: Tensor, place: Tensor, cells: Cells, which: int) -> Tensor:
+    """(R,) of the arcs (N, 2, B, U + 2) those out of each cell."""
+    return arcs.flatten()[place if which == _BLANK else place + _to_label(cells)]
+
+
+def _skewed(blank: Tensor, label: Tensor, cells: Cells) -> Tensor:
+    """(R,), (R,) -> (N, 2, B, U + 2) in float64, impossible where there is no arc."""
+    place = _place(cells)
+    shape = (cells.longest, 2, len(cells.counts), cells.most_tokens + 2)
+    arcs = torch.full(shape, -torch.inf, dtype=torch.float64, device=blank.device)
     diagonal = torch.arange(shape[0], device=blank.device)[:, None]
-    waits = torch.zeros(shape[:2], dtype=blank.dtype, device=blank.device)
+    waits = torch.zeros(shape[0], shape[2], dtype=torch.float64, device=blank.device)
     waits.masked_fill_(diagonal < cells.frame_lens + cells.token_lens, -torch.inf)
-    blanks = blank.new_full(shape, -torch.inf)
-    blanks.scatter_(2, cells.token_lens.expand(shape[:2])[..., None], waits[..., None])
-    blanks.view(-1)[place] = blank
-    labels = label.new_full(shape, -torch.inf)
-    labels.view(-1)[place] = label.masked_fill(cells.is_last, -torch.inf)
-    return blanks, labels
+    arcs[:, _BLANK].scatter_(2, cells.token_lens.expand(waits.shape)[..., None], waits[..., None])
+    arcs.view(-1)[place] = blank.double()
+    arcs.view(-1)[place + _to_label(cells)] = label.double().masked_fill(cells.is_last, -torch.inf)
+    return arcs
 
 
-def _forward(blank: Tensor, label: Tensor) -> Tensor:
-    """(N + 1, B, U + 1) alpha: log probability of all ways from the start to a cell."""
-    alpha = blank.new_full((len(blank) + 1, *blank.shape[1:]), -torch.inf)
-    alpha[0, :, 0] = 0.0
-    for n in range(len(blank)):
-        torch.add(alpha[n], blank[n], out=alpha[n + 1])
-        by_label = alpha[n, :, :-1] + label[n, :, :-1]
-        torch.logaddexp(alpha[n + 1, :, 1:], by_label, out=alpha[n + 1, :, 1:])
-    return alpha
+def _turned(arcs: Tensor) -> Tensor:
+    """The same arcs of the lattice turned around, in which an utterance begins where it ended."""
+    back = arcs.flip(0, 3)
+    # An arc of a token leads to where it came from; no arc leads to position 0, so that nothing is carried around.
+    back[:, _LABEL] = back[:, _LABEL].roll(1, 2)
+    return back
 
 
-def _backward(blank: Tensor, label: Tensor, cells: Cells) -> Tensor:
-    """(N + 1, B, U + 1) beta: log probability of all ways from a cell to the end."""
-    beta = blank.new_full((len(blank) + 1, *blank.shape[1:]), -torch.inf)
-    beta[-1].scatter_(1, cells.token_lens[:, None], 0.0)
-    for n in reversed(range(len(blank))):
-        torch.add(beta[n + 1], blank[n], out=beta[n])
-        by_label = beta[n + 1, :, 1:] + label[n, :, :-1]
-        torch.logaddexp(beta[n, :, :-1], by_label, out=beta[n, :, :-1])
-    return beta
+def _start(cells: Cells) -> Tensor:
+    """(B, U + 2): 0 where an utterance begins."""
+    start = torch.full((len(cells.counts), cells.most_tokens + 2), -torch.inf, dtype=torch.float64)
+    start[:, 0] = 0.0
+    return to_device(start, cells.utterance.device)
 
 
-def _at_end(alpha: Tensor, cells: Cells) -> Tensor:
-    return alpha[-1].gather(1, cells.token_lens[:, None])[:, 0]
+def _turned_start(cells: Cells) -> Tensor:
+    end = torch.full((len(cells.counts), cells.most_tokens + 2), -torch.inf, dtype=torch.float64)
+    end = to_device(end, cells.utterance.device)
+    return end.scatter_(1, cells.most_tokens + 1 - cells.token_lens[:, None], 0.0)
+
+
+def _sums(arcs: Tensor, start: Tensor) -> Tensor:
+    """(N, 2, B, U + 2), (B, U + 2) -> (N + 1, B, 1 + U + 2): log probability of all ways from the start to a place."""
+    sums = arcs.new_full((len(arcs) + 1, arcs.shape[2], 1 + arcs.shape[3]), -torch.inf)
+    sums[0, :, 1:] = start
+    for way, arc, to in zip(_ways(sums).unbind(), arcs.unbind(), sums[1:, :, 1:].unbind(), strict=True):
+        by_label, by_blank = (way + arc).unbind()
+        torch.logaddexp(by_label, by_blank, out=to)
+    return sums
+
+
+def _ways(sums: Tensor) -> Tensor:
+    """(N + 1, B, 1 + U + 2) -> a view (N, 2, B, U + 2): the sums that the arcs to each place come from."""
+    shape, stride = sums[1:].shape, sums.stride()
+    return sums.as_strided((shape[0], 2, shape[1], shape[2] - 1), (stride[0], 1, stride[1], 1))
+
+
+def _at_end(sums: Tensor, cells: Cells) -> Tensor:
+    return sums[-1, :, 1:].gather(1, cells.token_lens[:, None])[:, 0]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from w2vbert_asr.losses.joint import Limits
 from w2vbert_asr.losses.lattice import Cells, Occupation, occupation
-from w2vbert_asr.losses.transducer import GROUP_BYTES, joint_loss_in_bands, lengths
+from w2vbert_asr.losses.transducer import joint_loss_in_bands, lengths
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def pruned_transducer_loss(
     token_lens: Tensor,
     blank_id: int,
     prune_range: int = 5,
-    group_bytes: int = GROUP_BYTES,
     fastemit: float = 0.0,
+    limits: Limits | None = None,
 ) -> PrunedLoss:
     """`joint_transducer_loss` over the alignments inside a band of `prune_range` cells a frame.
 
@@ -59,7 +60,7 @@ def pruned_transducer_loss(
         for blank, label in zip(cells.split(through.blank), cells.split(through.label), strict=True)
     ]
     pruned = joint_loss_in_bands(
-        encoder_out, decoder_out, weight, bias, tokens, frames, labels, blank_id, group_bytes, fastemit, bands
+        encoder_out, decoder_out, weight, bias, tokens, frames, labels, blank_id, fastemit, bands, limits
     )
     return PrunedLoss(additive, pruned)
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from w2vbert_asr.losses.joint import KEPT_BYTES, JointInputs, JointTargets, joint_loss
+from w2vbert_asr.losses.joint import JointInputs, JointTargets, Limits, joint_loss
 from w2vbert_asr.losses.lattice import Cells, arc_scores, gradient_of_logits_, occupation
-
-GROUP_BYTES = 64 << 20
 
 
 def transducer_loss(
@@ -43,16 +41,16 @@ def joint_transducer_loss(
     encoder_out_lens: Tensor,
     token_lens: Tensor,
     blank_id: int,
-    group_bytes: int = GROUP_BYTES,
     fastemit: float = 0.0,
-    kept_bytes: int = KEPT_BYTES,
+    limits: Limits | None = None,
 ) -> Tensor:
     """`transducer_loss` of logits = tanh(encoder_out[:, :, None] + decoder_out[:, None]) @ weight.T + bias, in pieces.
 
     encoder_out (B, T, J), decoder_out (B, U + 1, J), weight (V, J), bias (V,), tokens (B, U), lengths (B,) -> (B,).
-    Only valid cells are computed, those of as many utterances at a time as `group_bytes` of probabilities and
-    activations hold (of one at least); the lattice of the whole batch never exists. Where one utterance alone takes
-    more than `kept_bytes`, not even its own does: logits are then made twice, a chunk at a time.
+    Only valid cells are computed, those of as many utterances at a time as `limits.group_bytes` of probabilities and
+    activations hold (of one at least), by default as the device can do with; the lattice of a larger batch never
+    exists. Where one utterance alone takes more than `limits.kept_bytes`, not even its own does: logits are then made
+    twice, a chunk at a time.
 
     The gradients are made together with the loss, as if the derivative of the objective by each loss were 1. Backward
     scales them, which is exact when that derivative is the same for all utterances (a sum, a mean); when it is not,
@@ -61,9 +59,7 @@ def joint_transducer_loss(
     """
     shape = (*encoder_out.shape[:2], decoder_out.shape[1])
     lens = lengths(encoder_out_lens, token_lens, tokens, shape)
-    return joint_loss_in_bands(
-        encoder_out, decoder_out, weight, bias, tokens, *lens, blank_id, group_bytes, fastemit, None, kept_bytes
-    )
+    return joint_loss_in_bands(encoder_out, decoder_out, weight, bias, tokens, *lens, blank_id, fastemit, None, limits)
 
 
 def joint_loss_in_bands(
@@ -75,10 +71,9 @@ def joint_loss_in_bands(
     frame_lens: list[int],
     token_lens: list[int],
     blank_id: int,
-    group_bytes: int,
     fastemit: float,
     bands: list[tuple[Tensor, int]] | None,
-    kept_bytes: int = KEPT_BYTES,
+    limits: Limits | None = None,
 ) -> Tensor:
     """`joint_transducer_loss` over the alignments inside `bands` (see `Cells.in_bands`), all of them for None."""
     inputs = JointInputs(encoder_out, decoder_out, weight, bias)
@@ -92,9 +87,8 @@ def joint_loss_in_bands(
     product_dtype = torch.promote_types(encoder_out.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and product_dtype == torch.float32:
         product_dtype = torch.get_autocast_dtype(device)
-    targets = JointTargets(
-        tokens, frame_lens, token_lens, blank_id, product_dtype, group_bytes, fastemit, bands, kept_bytes
-    )
+    limits = limits or Limits.on(device)
+    targets = JointTargets(tokens, frame_lens, token_lens, blank_id, product_dtype, limits, fastemit, bands)
     with torch.autocast(device, enabled=False):
         if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in inputs.tensors()):
             return joint_loss(inputs, targets)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2vbert_asr.batch import Batch, lengths_to_pad_mask
+from w2vbert_asr.losses.ctc import ctc_loss
 from w2vbert_asr.losses.output import LossOutput, LossTerm
 from w2vbert_asr.losses.pruned import pruned_transducer_loss
 from w2vbert_asr.losses.transducer import joint_transducer_loss
@@ -123,7 +124,8 @@ class Transducer(nn.Module):
         count = batch.token_lens.sum()
         terms = self._transducer_terms(projected, lens, batch, count, step)
         if self.config.ctc_weight:
-            losses = self._ctc_loss(encoded, lens, batch)
+            log_probs = self._ctc_log_probs(encoded)
+            losses = ctc_loss(log_probs, batch.tokens, lens, batch.token_lens, self.blank_id)
             terms["ctc"] = LossTerm(losses.sum(), count, self.config.ctc_weight, losses.detach())
         return LossOutput(terms)
 
@@ -163,13 +165,6 @@ class Transducer(nn.Module):
             "transducer": LossTerm(found.pruned.sum(), count, 0.1 + 0.9 * share, found.pruned.detach()),
             "additive": LossTerm(found.additive.sum(), count, 1.0 - 0.5 * share, found.additive.detach()),
         }
-
-    def _ctc_loss(self, encoded: Tensor, lens: Tensor, batch: Batch) -> Tensor:
-        """(B,): -log P of the utterances that CTC can align (it needs a frame for every token), 0 for the others."""
-        log_probs = self._ctc_log_probs(encoded).transpose(0, 1)
-        return F.ctc_loss(
-            log_probs, batch.tokens, lens, batch.token_lens, self.blank_id, reduction="none", zero_infinity=True
-        )
 
     def _ctc_log_probs(self, encoded: Tensor) -> Tensor:
         """(B, T, V), in float32."""

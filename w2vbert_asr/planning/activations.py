@@ -42,7 +42,7 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Widths:
-    """Bytes of a number.
+    """Bytes of a number, on a device.
 
     product: what products and convolutions take and give. norm: what LayerNorm gives, and the residual stream with it
     (autocast makes it float32 on a GPU, and leaves it in bf16 on a CPU). attention: queries, keys, values and context.
@@ -50,6 +50,7 @@ class Widths:
     of modules/dropout on a CPU.
     """
 
+    device: Literal["cpu", "cuda"]
     product: int
     norm: int
     attention: int
@@ -62,8 +63,12 @@ class Widths:
         product = 2 if precision == "bf16" else 4
         if device == "cpu":
             kept = product if precision == "bf16" else 0
-            return Widths(product=product, norm=product, attention=product, attention_weight=kept, dropout_mask=product)
-        return Widths(product=product, norm=FLOAT, attention=product, attention_weight=0, dropout_mask=1)
+            norm, weight, mask = product, kept, product
+        else:
+            norm, weight, mask = FLOAT, 0, 1
+        return Widths(
+            device=device, product=product, norm=norm, attention=product, attention_weight=weight, dropout_mask=mask
+        )
 
     def mask(self, dropout: float) -> int:
         """Of what dropout keeps; nothing without dropout."""

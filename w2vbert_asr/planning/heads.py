@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from w2vbert_asr.losses.joint import CHUNK_ELEMENTS, KEPT_BYTES, groups
-from w2vbert_asr.losses.transducer import GROUP_BYTES
+from w2vbert_asr.losses.joint import Limits, groups
 from w2vbert_asr.models.transducer import TransducerConfig
 from w2vbert_asr.models.w2vbert import W2VBertConfig
 from w2vbert_asr.planning.activations import FLOAT, INT, Component, Widths, blocks, subsampling
@@ -21,7 +20,7 @@ _DRAW = 3 * INT  # a random number of counter_random while it is mixed
 _LSTM_ROW = 44  # a unit of an LSTM layer at one position: gates and states
 _CELL = 4 * FLOAT + 7 * INT  # a cell beside probabilities and hidden units: scores, and where it lies
 _COUNTING = 0.6  # of a lattice's cells take gradients; fewer the larger it is
-_LATTICE_ARRAYS = 7  # of float64, skewed
+_LATTICE_ARRAYS = 8  # of float64, skewed
 
 
 def components(
@@ -156,27 +155,30 @@ def _transducer(model: TransducerConfig, shape: BatchShape, widths: Widths, voca
     return [*parts, ctc]
 
 
-def lattice_bytes(model: TransducerConfig, lens: Sequence[Lens], vocab_size: int, widths: Widths) -> float:
+def lattice_bytes(
+    model: TransducerConfig, lens: Sequence[Lens], vocab_size: int, widths: Widths, limits: Limits | None = None
+) -> float:
     """The most that losses/joint.py holds at a time, of one group of utterances with these lengths (padded to the
-    longest): as many neighbours as GROUP_BYTES allows, one at least, whose probabilities are kept up to KEPT_BYTES.
+    longest): as many neighbours as `limits` allow, by default those of the device.
     """
+    limits = limits or Limits.on(widths.device)
     joiner_dim, product, is_cast = model.joiner.joiner_dim, widths.product, widths.product != FLOAT
     kept_row = (vocab_size + joiner_dim) * product
     cells = [frames * cells_of_frame(model, tokens) for frames, tokens in lens]
     inputs = sum(map(max, zip(*lens, strict=True)), 1) * joiner_dim * FLOAT
     weights = vocab_size * joiner_dim * product
     most = 0.0
-    for first, end in groups([rows * kept_row for rows in cells], GROUP_BYTES):
+    for first, end in groups([rows * kept_row for rows in cells], limits.group_bytes):
         rows = sum(cells[first:end])
-        is_kept = rows * kept_row <= KEPT_BYTES
-        chunk = min(rows, max(1, CHUNK_ELEMENTS // max(vocab_size, joiner_dim)))
+        is_kept = rows * kept_row <= limits.kept_bytes
+        chunk = min(rows, max(1, limits.chunk_elements // max(vocab_size, joiner_dim)))
         scores = chunk * max(2 * vocab_size * FLOAT + joiner_dim * product, 2 * joiner_dim * FLOAT)
         counting = min(chunk, rows * _COUNTING)
         products = max(weights, counting * joiner_dim * (2 * product + is_cast * FLOAT))
         gradients = max(is_cast * counting * vocab_size * FLOAT, products)
         gradients += counting * (vocab_size + joiner_dim) * product
         skewed = _LATTICE_ARRAYS * (end - first) * INT
-        skewed *= max(sum(one) for one in lens[first:end]) * (max(tokens for _, tokens in lens[first:end]) + 1)
+        skewed *= max(sum(one) for one in lens[first:end]) * (max(tokens for _, tokens in lens[first:end]) + 2)
         held = rows * (_CELL + is_kept * kept_row) + (end - first) * inputs + is_cast * weights
         most = max(most, held + max(scores, gradients, skewed))
     return most
