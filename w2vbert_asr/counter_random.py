@@ -27,7 +27,8 @@ def draw_key(seed: int, step: int, utt_id: str, purpose: str) -> int:
 
 def draw_keys(seed: int, step: int, utt_ids: Sequence[str], purpose: str, device: torch.device) -> Tensor:
     """(B,) int64 keys of a batch."""
-    return torch.tensor([draw_key(seed, step, utt_id, purpose) for utt_id in utt_ids], dtype=torch.int64, device=device)
+    keys = torch.tensor([draw_key(seed, step, utt_id, purpose) for utt_id in utt_ids], dtype=torch.int64)
+    return keys.to(device, non_blocking=True)
 
 
 def uniform(keys: Tensor, counters: Tensor) -> Tensor:

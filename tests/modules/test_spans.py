@@ -40,7 +40,7 @@ def test_masked_frames_become_normal_vectors_and_others_stay() -> None:
     features = torch.randn(8, 200, 32)
     ids = tuple(f"u{i}" for i in range(8))
     mask = draw_span_mask(torch.full((8,), 200), 200, ids, 0, 0, CONFIG)
-    replaced = replace_masked(features, mask, ids, 0, 0, 0.1)
+    replaced = replace_masked(features, mask.nonzero(as_tuple=True), ids, 0, 0, 0.1)
     assert torch.equal(replaced[~mask], features[~mask])
     noise = replaced[mask]
     assert abs(float(noise.std()) - 0.1) < 0.002 and abs(float(noise.mean())) < 0.002

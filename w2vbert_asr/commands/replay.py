@@ -32,11 +32,13 @@ from w2vbert_asr.models.w2vbert import W2VBert
 from w2vbert_asr.training import checkpoint, nonfinite, optimizer
 from w2vbert_asr.training.distributed import World, open_world, whole, wrap
 from w2vbert_asr.training.experiment import CONFIG
+from w2vbert_asr.training.numerics import numerics
+from w2vbert_asr.training.precision import settle
 from w2vbert_asr.training.progress import Progress
 from w2vbert_asr.training.run import Run, TrainerConfig
 from w2vbert_asr.training.signals import StopRequest
 from w2vbert_asr.training.state import TrainState
-from w2vbert_asr.training.trainer import deterministic, load_model
+from w2vbert_asr.training.trainer import load_model
 from w2vbert_asr.training.update import Update, autocast, compute_gradients, seed_draws, snapshot
 from w2vbert_asr.training.update import restore as restore_buffers
 
@@ -71,9 +73,10 @@ def run(config: Config) -> dict[str, object]:
         step = number + 1
     with ExitStack() as stack:
         world = stack.enter_context(open_world(config.device))
-        stack.enter_context(deterministic(world))
         start = _nearest(config.exp, step - 1)
         assembly, trainer = _assemble(config.exp, step, start is not None, world)
+        bf16 = settle(trainer.precision, world.device) == "bf16"
+        stack.enter_context(numerics(world.device, bf16, trainer.deterministic))
         again = stack.enter_context(closing(_Repeated(config.exp, assembly, trainer, world)))
         again.go_to(step - 1, start)
         batches, pieces = again.batches(bundled)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from w2vbert_asr.batch import lengths_to_pad_mask
+from w2vbert_asr.batch import is_full, lengths_to_pad_mask
 from w2vbert_asr.modules.conformer import ConformerBlock, ConformerConfig
 from w2vbert_asr.modules.dropout import Dropout
 from w2vbert_asr.modules.subsampling import Subsampling, SubsamplingConfig
@@ -49,8 +49,8 @@ class Encoder(nn.Module):
         """(B, T, feature dim) -> (B, T, D), the input of the first block."""
         return self.dropout(self.projection(features))  # type: ignore[no-any-return]
 
-    def run_blocks(self, x: Tensor, pad_mask: Tensor, start: int, stop: int) -> Tensor:
-        """Blocks start to stop - 1: (B, T, D), (B, T) -> (B, T, D)."""
+    def run_blocks(self, x: Tensor, pad_mask: Tensor | None, start: int, stop: int) -> Tensor:
+        """Blocks start to stop - 1: (B, T, D), (B, T) -> (B, T, D). No mask: nothing is padding."""
         for block in self.blocks[start:stop]:
             if self.config.checkpoint_blocks and self.training:
                 x = checkpoint(block, x, pad_mask, use_reentrant=False)
@@ -61,5 +61,5 @@ class Encoder(nn.Module):
     def forward(self, feats: Tensor, feat_lens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) -> encoder_out (B, ceil(T / 4), D), encoder_out_lens (B,)."""
         features, lens = self.subsampling(feats, feat_lens)
-        pad_mask = lengths_to_pad_mask(lens, features.shape[1])
-        return self.run_blocks(self.project(features), pad_mask, 0, len(self.blocks)), lens
+        padding = None if is_full(lens, features.shape[1]) else lengths_to_pad_mask(lens, features.shape[1])
+        return self.run_blocks(self.project(features), padding, 0, len(self.blocks)), lens

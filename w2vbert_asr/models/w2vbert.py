@@ -71,14 +71,22 @@ class W2VBertConfig:
 class Targets:
     """What is masked, and what is to be found there.
 
-    features (B, T, feature dim), unmasked · lens (B,) · pad_mask, span_mask (B, T) · quantized: of every frame.
+    features (B, T, feature dim), unmasked · lens (B,) · pad_mask, span_mask (B, T) · valid, masked: utterance and frame
+    of each that is no padding, that is masked · quantized: of every frame.
     """
 
     features: Tensor
     lens: Tensor
     pad_mask: Tensor
     span_mask: Tensor
+    valid: tuple[Tensor, Tensor]
+    masked: tuple[Tensor, Tensor]
     quantized: Quantized
+
+    @property
+    def padding(self) -> Tensor | None:
+        """pad_mask, None where nothing is padding."""
+        return self.pad_mask if len(self.valid[0]) < self.pad_mask.numel() else None
 
 
 @dataclass(frozen=True)
@@ -112,34 +120,41 @@ class W2VBert(nn.Module):
         """All losses of a batch; what is drawn depends on (seed, step, utt_id) alone."""
         config = self.config
         targets = self.targets(batch, seed, step)
-        pad_mask, span_mask, quantized = targets.pad_mask, targets.span_mask, targets.quantized
+        span_mask, quantized = targets.span_mask, targets.quantized
 
-        masked = replace_masked(targets.features, span_mask, batch.utt_ids, seed, step, config.span_mask.noise_std)
-        context = self.encoder.run_blocks(self.encoder.project(masked), pad_mask, 0, config.contrastive_layers)
+        masked = replace_masked(targets.features, targets.masked, batch.utt_ids, seed, step, config.span_mask.noise_std)
+        context = self.encoder.run_blocks(self.encoder.project(masked), targets.padding, 0, config.contrastive_layers)
 
         num_masked = span_mask.sum()
-        mean_probs = mean_code_probs(quantized.logits[~pad_mask])
+        logits = quantized.logits[targets.valid]
+        mean_probs = mean_code_probs(logits)
         terms = {"diversity": LossTerm(diversity_loss(mean_probs) * num_masked, num_masked, config.diversity_weight)}
-        stats = self._code_stats(quantized, pad_mask, mean_probs)
-        one = torch.ones((), device=pad_mask.device)
+        stats = self._code_stats(logits.detach(), quantized.ids[targets.valid], mean_probs)
+        one = torch.ones((), device=span_mask.device)
         stats["masked_share"] = (num_masked, targets.lens.sum())
         stats["temperature"] = (one * self.quantizer.temperature(self._progress(step)), one)
         if config.contrastive_weight:
             self._add_contrastive(terms, stats, context, quantized, span_mask, batch, seed, step)
         if config.has_prediction:
-            top = self.encoder.run_blocks(context, pad_mask, config.contrastive_layers, config.encoder.num_layers)
-            self._add_prediction(terms, stats, top[span_mask], quantized, span_mask, self._progress(step))
+            top = self.encoder.run_blocks(
+                context, targets.padding, config.contrastive_layers, config.encoder.num_layers
+            )
+            self._add_prediction(terms, stats, top[targets.masked], quantized, targets, self._progress(step))
         return LossOutput(terms, stats)
 
     def targets(self, batch: Batch, seed: int, step: int) -> Targets:
         """Unmasked features, their codes, and the frames to be masked."""
         features, lens = self.encoder.subsampling(batch.feats, batch.feat_lens)
         pad_mask = lengths_to_pad_mask(lens, features.shape[1])
+        span_mask = draw_span_mask(lens, features.shape[1], batch.utt_ids, seed, step, self.config.span_mask)
+        valid, masked = ((one[:, 0], one[:, 1]) for one in ((~pad_mask).nonzero(), span_mask.nonzero()))
         return Targets(
             features=features,
             lens=lens,
             pad_mask=pad_mask,
-            span_mask=draw_span_mask(lens, features.shape[1], batch.utt_ids, seed, step, self.config.span_mask),
+            span_mask=span_mask,
+            valid=valid,
+            masked=masked,
             quantized=self.quantizer(
                 features, pad_mask, batch.utt_ids, seed, step, self.quantizer.temperature(self._progress(step))
             ),
@@ -188,40 +203,38 @@ class W2VBert(nn.Module):
         stats: dict[str, tuple[Tensor, Tensor]],
         top: Tensor,
         quantized: Quantized,
-        span_mask: Tensor,
+        targets: Targets,
         progress: float,
     ) -> None:
         config = self.config
         logits = (
             self.prediction(top).float().unflatten(-1, (config.quantizer.num_codebooks, config.quantizer.num_codes))
         )
-        ids = (quantized.ids if config.token_ids == "noise_free" else quantized.sampled_ids)[span_mask]
+        ids = (quantized.ids if config.token_ids == "noise_free" else quantized.sampled_ids)[targets.masked]
         choice = torch.zeros_like(logits).scatter_(-1, ids[..., None], 1.0)
         if config.targets == "straight_through":
             noise_free = config.token_ids == "noise_free"
             soft = torch.softmax(quantized.logits, dim=-1) if noise_free else quantized.choice
-            soft = soft[span_mask]
+            soft = soft[targets.masked]
             choice = choice + (soft - soft.detach())
-        count = span_mask.sum()
+        count = targets.span_mask.sum()
         share = min(progress / config.prediction_warmup_share, 1.0) if config.prediction_warmup_share else 1.0
         weight = config.prediction_weight * (0.1 + 0.9 * share)
         losses = masked_prediction_loss(logits, choice)
-        rows = span_mask.nonzero()[:, 0]
-        by_utterance = losses.new_zeros(len(span_mask)).index_add(0, rows, losses.detach())
+        by_utterance = losses.new_zeros(len(targets.lens)).index_add(0, targets.masked[0], losses.detach())
         terms["masked_prediction"] = LossTerm(losses.sum(), count, weight, by_utterance)
         stats["accuracy"] = (num_correct(logits.detach(), ids), count)
 
     @torch.no_grad()
-    def _code_stats(
-        self, quantized: Quantized, pad_mask: Tensor, mean_probs: Tensor
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Entropy and perplexity of the soft codes; perplexity and use of the hard ones over 20 C frames."""
+    def _code_stats(self, logits: Tensor, ids: Tensor, mean_probs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Entropy and perplexity of the soft codes; perplexity and use of the hard ones over 20 C frames.
+
+        Of the N valid frames: logits (N, G, C), ids (N, G).
+        """
         num_codes = self.config.quantizer.num_codes
-        logits = quantized.logits[~pad_mask]
         log_probs = torch.log_softmax(logits, dim=-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1).mean(-1)
         used = torch.zeros_like(self.code_counts)
-        ids = quantized.ids[~pad_mask]  # (N, G)
         used.scatter_add_(1, ids.T, torch.ones_like(ids.T, dtype=used.dtype))
         used = all_reduce_sum(used)
         if self.training:

@@ -29,14 +29,14 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(model_dim, model_dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, pad_mask: Tensor) -> Tensor:
-        """(B, T, D), (B, T) True at padding -> (B, T, D), without the residual."""
+    def forward(self, x: Tensor, pad_mask: Tensor | None) -> Tensor:
+        """(B, T, D), (B, T) True at padding -> (B, T, D), without the residual. No mask: nothing is padding."""
         batch, frames, dim = x.shape
         context = attend(self.qkv(self.norm(x)).view(batch, frames, 3, self.num_heads, dim // self.num_heads), pad_mask)
         return self.dropout(self.output(context.reshape(batch, frames, dim)))  # type: ignore[no-any-return]
 
 
-def attend(qkv: Tensor, pad_mask: Tensor) -> Tensor:
+def attend(qkv: Tensor, pad_mask: Tensor | None) -> Tensor:
     """Softmax attention to frames that are not padding, scaled by 1 / sqrt(E), in the dtype of `qkv`.
 
     (B, T, 3, H, E) queries, keys and values, (B, T) True at padding -> (B, T, H, E). What stands at
@@ -48,7 +48,7 @@ def attend(qkv: Tensor, pad_mask: Tensor) -> Tensor:
     return _attend(qkv - shift, pad_mask) + shift[:, :, 2]
 
 
-def _means(qkv: Tensor, pad_mask: Tensor) -> Tensor:
+def _means(qkv: Tensor, pad_mask: Tensor | None) -> Tensor:
     """Mean key and value of each item, (B, 1, 3, H, E), and 0 for its queries.
 
     The softmax does not see what all keys have in common, and what all values have in common goes straight to the
@@ -57,26 +57,30 @@ def _means(qkv: Tensor, pad_mask: Tensor) -> Tensor:
     output, so it takes no gradient and need not be precise.
     """
     with torch.no_grad():
-        share = (~pad_mask / (~pad_mask).sum(1, keepdim=True).clamp(min=1)).to(qkv.dtype)
+        if pad_mask is None:
+            share = qkv.new_full(qkv.shape[:2], 1 / qkv.shape[1])
+        else:
+            share = (~pad_mask / (~pad_mask).sum(1, keepdim=True).clamp(min=1)).to(qkv.dtype)
         means = torch.bmm(share[:, None], qkv.flatten(2)).view(len(qkv), 1, *qkv.shape[2:])
         means[:, :, 0] = 0.0
         return means
 
 
-def _attend(qkv: Tensor, pad_mask: Tensor) -> Tensor:
+def _attend(qkv: Tensor, pad_mask: Tensor | None) -> Tensor:
     on_cpu = qkv.device.type == "cpu" and not torch.compiler.is_compiling()
     if on_cpu and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= MAX_FRAMES_WRITTEN_OUT:
         return _written_out(qkv, pad_mask)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, E) each
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=~pad_mask[:, None, None, :]).transpose(1, 2)
+    visible = None if pad_mask is None else ~pad_mask[:, None, None, :]  # without one a GPU has a faster kernel
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2)
 
 
-def _written_out(qkv: Tensor, pad_mask: Tensor) -> Tensor:
+def _written_out(qkv: Tensor, pad_mask: Tensor | None) -> Tensor:
     """The same with the weights (B, H, T, T) kept: in bf16 on a CPU torch's fused kernel takes twice as long."""
     batch, frames, _, heads, dim = qkv.shape
     query, key, value = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (B * H, T, E) each
     scores = torch.bmm(query * dim**-0.5, key.transpose(1, 2))
-    if pad_mask.any():
+    if pad_mask is not None:
         is_padding = pad_mask.repeat_interleave(heads, 0)
         scores.masked_fill_(is_padding[:, None, :], torch.finfo(scores.dtype).min)
         value = value.masked_fill(is_padding[:, :, None], 0.0)  # where all is padding, all weights are alike

@@ -23,9 +23,11 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(dim))
         self.register_buffer("running_var", torch.ones(dim))
 
-    def forward(self, x: Tensor, pad_mask: Tensor) -> Tensor:
-        """(B, T, D), (B, T) True at padding -> (B, T, D), in float32; zero at padding."""
+    def forward(self, x: Tensor, pad_mask: Tensor | None) -> Tensor:
+        """(B, T, D), (B, T) True at padding -> (B, T, D), in float32; zero at padding. No mask: nothing is padding."""
         x = x.float()
+        if pad_mask is None:
+            pad_mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         if self.training:
             valid = ~pad_mask[:, :, None]
             kept = x.masked_fill(~valid, 0.0)

@@ -52,8 +52,8 @@ class ConformerBlock(nn.Module):
         self.feed_forward2 = FeedForward(config.model_dim, config.feed_forward_dim, config.dropout)
         self.norm = nn.LayerNorm(config.model_dim)
 
-    def forward(self, x: Tensor, pad_mask: Tensor) -> Tensor:
-        """(B, T, D), (B, T) True at padding -> (B, T, D)."""
+    def forward(self, x: Tensor, pad_mask: Tensor | None) -> Tensor:
+        """(B, T, D), (B, T) True at padding -> (B, T, D). No mask: nothing is padding."""
         x = x + 0.5 * self.feed_forward1(x)
         x = x + self.attention(x, pad_mask)
         x = x + self.convolution(x, pad_mask)

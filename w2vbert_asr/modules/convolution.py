@@ -27,10 +27,11 @@ class ConvolutionModule(nn.Module):
         self.output = nn.Linear(model_dim, model_dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, pad_mask: Tensor) -> Tensor:
-        """(B, T, D), (B, T) True at padding -> (B, T, D), without the residual."""
+    def forward(self, x: Tensor, pad_mask: Tensor | None) -> Tensor:
+        """(B, T, D), (B, T) True at padding -> (B, T, D), without the residual. No mask: nothing is padding."""
         x = F.glu(self.gated(self.norm(x)), dim=-1)
-        x = x * (~pad_mask).to(x.dtype)[:, :, None]  # the kernel reads zeros beyond the end, alone or padded
+        if pad_mask is not None:
+            x = x * (~pad_mask).to(x.dtype)[:, :, None]  # the kernel reads zeros beyond the end, alone or padded
         assert self.depthwise.bias is not None
         x = depthwise_conv(x, self.depthwise.weight, self.depthwise.bias)
         x = self.inner_norm(x, pad_mask) if isinstance(self.inner_norm, MaskedBatchNorm) else self.inner_norm(x)

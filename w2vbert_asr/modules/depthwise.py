@@ -5,21 +5,29 @@ Dimension letters: B batch, T frames, D model, K kernel.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, T, D), (D, 1, K) with K odd, (D,) -> (B, T, D): every channel with its own kernel, zeros beyond the ends.
 
-    The products are in the dtype of x.
+    The result is in the dtype of x.
     """
+    if not torch.compiler.is_compiling():
+        if x.device.type == "cuda" and HAS_TRITON:
+            from w2vbert_asr.modules.depthwise_triton import DepthwiseOnGpu
+
+            return DepthwiseOnGpu.apply(x, weight, bias)  # type: ignore[no-any-return]
+        if x.device.type == "cpu":
+            return _OnCpu.apply(x, weight.to(x.dtype), bias.to(x.dtype))  # type: ignore[no-any-return]
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _OnCpu.apply(x, weight, bias)  # type: ignore[no-any-return]
     padding = weight.shape[-1] // 2
     return F.conv1d(x.transpose(1, 2), weight, bias, padding=padding, groups=len(bias)).transpose(1, 2)
 

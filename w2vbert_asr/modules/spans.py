@@ -51,11 +51,13 @@ def draw_span_mask(
 
 
 def replace_masked(
-    features: Tensor, span_mask: Tensor, utt_ids: Sequence[str], seed: int, step: int, std: float
+    features: Tensor, masked: tuple[Tensor, Tensor], utt_ids: Sequence[str], seed: int, step: int, std: float
 ) -> Tensor:
-    """(B, T, D) with the masked frames replaced by normal vectors of standard deviation `std`."""
+    """(B, T, D) with the masked frames, of these utterances and numbers, replaced by normal vectors of standard
+    deviation `std`.
+    """
     dim = features.shape[2]
-    rows, frames = span_mask.nonzero(as_tuple=True)
+    rows, frames = masked
     keys = draw_keys(seed, step, utt_ids, "mask vector", features.device)[rows]
     counters = frames[:, None] * dim + torch.arange(dim, device=features.device)
     noise = normal(keys[:, None], counters) * std

@@ -64,9 +64,10 @@ class TrainerConfig:
     clip_norm: largest norm of all gradients together. divergence_factor: three log lines in a row with a loss this many
     times that of the first update end the run. precision: auto is bf16 where the device has it, else fp32; what it has
     come to stands in config.yaml. parallel: of several ranks, each has the whole model (ddp) or a part of
-    it (fsdp). compile: the blocks, by torch.compile, which needs a C++ compiler on a CPU; compile_mode: reduce-overhead
-    records CUDA graphs, one for each length of a batch. timeout: seconds that ranks wait for one another. allow_change:
-    resume although the configuration or the data has changed.
+    it (fsdp). deterministic: the same bits each time on the same machine, also after a kill; on a GPU attention is
+    faster without. compile: the blocks, by torch.compile, which needs a C++ compiler on a CPU; compile_mode:
+    reduce-overhead records CUDA graphs, one for each length of a batch. timeout: seconds that ranks wait for one
+    another. allow_change: resume although the configuration or the data has changed.
     """
 
     max_steps: int = 1000
@@ -86,6 +87,7 @@ class TrainerConfig:
     divergence_factor: float = 5.0
     tensorboard: bool = True
     parallel: Parallel = "ddp"
+    deterministic: bool = True
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead"] = "default"
     timeout: float = 1800.0

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,9 @@ from w2vbert_asr.training import checkpoint, experiment, lock, optimizer
 from w2vbert_asr.training.checkpoint import Checkpoint
 from w2vbert_asr.training.distributed import World, blocks, name_lost_ranks, on_main, require_agreement, wrap
 from w2vbert_asr.training.evaluation import Measure
+from w2vbert_asr.training.numerics import numerics
 from w2vbert_asr.training.optimizer import Part
+from w2vbert_asr.training.precision import settle
 from w2vbert_asr.training.progress import Progress
 from w2vbert_asr.training.records import RecordWriter
 from w2vbert_asr.training.run import BatchSource, Run
@@ -82,7 +84,8 @@ def train(
         held: list[lock.Lock] = []
         on_main(world, lambda: held.append(stack.enter_context(lock.own(out))))
         stop = stack.enter_context(catch_signals())
-        stack.enter_context(deterministic(world))
+        bf16 = settle(config.precision, world.device) == "bf16"
+        stack.enter_context(numerics(world.device, bf16, config.deterministic))
         require_agreement(world, {"config": resolved, "digests": known})
         model.to(world.device).train()
         optimizer.assign(model, optimizers)  # says what does not fit before anything is written
@@ -192,19 +195,3 @@ def _end_early(run: Run, number: int) -> None:
         with atomic_write(run.out / _PREEMPTED) as handle:
             handle.write(json.dumps({"step": step, "signal": name, "exit_code": Preempted.exit_code}) + "\n")
     raise Preempted(f"{run.out}: {name}: saved at step {step}; run the same again to go on")
-
-
-@contextmanager
-def deterministic(world: World) -> Iterator[None]:
-    """torch's deterministic algorithms where they exist, for the length of the run."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    if world.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
