@@ -29,7 +29,7 @@ class Config:
 
     vocab_size, utterance_seconds, tokens_per_second: assumed of fine-tuning. peak_tflops: of one GPU, dense, null for
     that of an H100 or H200 in the training's precision. utilisation: share of it that the model's own operations
-    reach. gpu_memory_gb: in GiB.
+    reach; by default what pre-training W2V-BERT XL reached on an H200 (docs/benchmarks.md). gpu_memory_gb: in GiB.
     """
 
     config_file: Path | None = None
@@ -40,7 +40,7 @@ class Config:
     utterance_seconds: float = 12.0
     tokens_per_second: float = 4.0
     peak_tflops: float | None = None
-    utilisation: float = 0.4
+    utilisation: float = 0.22
     gpu_memory_gb: float = 80.0
 
     def problems(self) -> list[str]:
