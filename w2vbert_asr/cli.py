@@ -256,7 +256,9 @@ VERBS: dict[str, Verb] = {
             Arg("--utterance-seconds", "length of all utterances (fine-tuning; default 12)", kind="float"),
             Arg("--tokens-per-second", "word pieces a second of speech (fine-tuning; default 4)", kind="float"),
             Arg("--peak-tflops", "of a GPU (default: H100 or H200, dense: 989 in bf16, 67 in fp32)", kind="float"),
-            Arg("--utilisation", "share of the peak that the model's own FLOPs reach (default 0.22, as measured)", kind="float"),
+            Arg(
+                "--utilisation", "share of the peak that the model's FLOPs reach (default 0.22, measured)", kind="float"
+            ),
             Arg("--gpu-memory-gb", "GiB of a GPU (default 80)", kind="float"),
         ),
         of_training=True,
