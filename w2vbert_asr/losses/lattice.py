@@ -40,7 +40,8 @@ class Cells:
         utterance = torch.repeat_interleave(lens[2], output_size=sum(counts))
         row = torch.arange(len(utterance), device=device) - (lens[2].cumsum(0) - lens[2])[utterance]
         width = lens[1, utterance] + 1
-        return Cells._with_sizes(counts, lens[0], lens[1], utterance, row // width, row % width, frame_lens, token_lens)
+        sizes = _sizes(frame_lens, token_lens)
+        return Cells(counts, *sizes, lens[0], lens[1], utterance, row // width, row % width)
 
     @staticmethod
     def in_bands(
@@ -53,21 +54,7 @@ class Cells:
         utterance = torch.repeat_interleave(lens[2], output_size=sum(counts))
         frame = torch.cat([torch.arange(len(start), device=device).repeat_interleave(size) for start, size in bands])
         position = torch.cat([(start[:, None] + torch.arange(size, device=device)).flatten() for start, size in bands])
-        return Cells._with_sizes(counts, lens[0], lens[1], utterance, frame, position, frame_lens, token_lens)
-
-    @staticmethod
-    def _with_sizes(
-        counts: list[int],
-        frames: Tensor,
-        tokens: Tensor,
-        utterance: Tensor,
-        frame: Tensor,
-        position: Tensor,
-        frame_lens: Sequence[int],
-        token_lens: Sequence[int],
-    ) -> Cells:
-        longest = max(map(sum, zip(frame_lens, token_lens, strict=True)))
-        return Cells(counts, longest, max(token_lens), frames, tokens, utterance, frame, position)
+        return Cells(counts, *_sizes(frame_lens, token_lens), lens[0], lens[1], utterance, frame, position)
 
     @property
     def is_last(self) -> Tensor:
@@ -84,6 +71,11 @@ class Cells:
         """tokens (B, U) -> (R,) the token that may come next in each cell; blank_id where there is none left."""
         padded = torch.nn.functional.pad(tokens, (0, 1), value=blank_id)
         return padded[self.utterance, self.position].masked_fill(self.is_last, blank_id)
+
+
+def _sizes(frame_lens: Sequence[int], token_lens: Sequence[int]) -> tuple[int, int]:
+    """Cells.longest and Cells.most_tokens."""
+    return max(map(sum, zip(frame_lens, token_lens, strict=True))), max(token_lens)
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ def gradient_of_logits_(
 
 def negative_log_likelihood(blank: Tensor, label: Tensor, cells: Cells) -> Tensor:
     """Log probabilities (R,) of the arcs out of each cell -> -log P(tokens) (B,)."""
-    sums = _sums(_skewed(blank, label, cells), _start(cells))
+    sums = _sums(_skewed(blank, label, cells), _start(cells, torch.zeros_like(cells.token_lens)))
     return -_at_end(sums, cells).to(blank.dtype)
 
 
@@ -139,7 +131,9 @@ def occupation(blank: Tensor, label: Tensor, cells: Cells, fastemit: float = 0.0
     """
     dtype, arcs, place = blank.dtype, _skewed(blank, label, cells), _place(cells)
     batch = arcs.shape[2]
-    both = _sums(torch.cat([arcs, _turned(arcs)], 2), torch.cat([_start(cells), _turned_start(cells)]))
+    ends = cells.most_tokens + 1 - cells.token_lens
+    starts = torch.cat([_start(cells, torch.zeros_like(ends)), _start(cells, ends)])
+    both = _sums(torch.cat([arcs, _turned(arcs)], 2), starts)
     alpha, beta = both[:, :batch], both[:, batch:, 1:].flip(0, 2)
     log_likelihood = _at_end(alpha, cells)
     through = _ways(alpha) + arcs
@@ -198,17 +192,11 @@ def _turned(arcs: Tensor) -> Tensor:
     return back
 
 
-def _start(cells: Cells) -> Tensor:
-    """(B, U + 2): 0 where an utterance begins."""
-    start = torch.full((len(cells.counts), cells.most_tokens + 2), -torch.inf, dtype=torch.float64)
-    start[:, 0] = 0.0
-    return to_device(start, cells.utterance.device)
-
-
-def _turned_start(cells: Cells) -> Tensor:
-    end = torch.full((len(cells.counts), cells.most_tokens + 2), -torch.inf, dtype=torch.float64)
-    end = to_device(end, cells.utterance.device)
-    return end.scatter_(1, cells.most_tokens + 1 - cells.token_lens[:, None], 0.0)
+def _start(cells: Cells, positions: Tensor) -> Tensor:
+    """(B,) -> (B, U + 2): 0 at the position where an utterance begins."""
+    shape = len(cells.counts), cells.most_tokens + 2
+    start = torch.full(shape, -torch.inf, dtype=torch.float64, device=positions.device)
+    return start.scatter_(1, positions[:, None], 0.0)
 
 
 def _sums(arcs: Tensor, start: Tensor) -> Tensor:
