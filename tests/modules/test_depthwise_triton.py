@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from w2vbert_asr.modules import depthwise
 
 CHECK = """
 import torch
@@ -37,3 +40,11 @@ def test_the_kernels_are_torchs_convolution() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
+def test_where_the_kernels_do_not_work_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("triton", reason="torch for CPUs comes without Triton")
+    depthwise.triton_works.cache_clear()
+    assert not depthwise.triton_works()
+    assert "torch's slower one is used" in caplog.text

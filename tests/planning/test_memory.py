@@ -165,7 +165,7 @@ def test_what_the_encoder_saves_on_a_gpu(precision: Any, conv_norm: Any, monkeyp
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention_as_on_a_gpu)
-    monkeypatch.setattr("w2vbert_asr.modules.depthwise.HAS_TRITON", False)
+    monkeypatch.setattr("w2vbert_asr.modules.depthwise.triton_works", lambda: False)
     monkeypatch.setattr("w2vbert_asr.models.encoder.is_full", lambda lens, frames: False)
     training = make_training("pretrain", device="cuda", precision=precision, conv_norm=conv_norm)
     config, shape, widths = training.model.encoder, training.batch(), Widths.of(precision, "cuda")

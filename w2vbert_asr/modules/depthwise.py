@@ -5,14 +5,33 @@ Dimension letters: B batch, T frames, D model, K kernel.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
+import subprocess
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+_log = logging.getLogger(__name__)
+
+
+@functools.cache
+def triton_works() -> bool:
+    """Whether our kernels for a GPU can be used here: Triton is there, and finds the C compiler that it needs."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from w2vbert_asr.modules.depthwise_triton import DepthwiseOnGpu
+
+    try:
+        one = torch.ones(1, 1, 1, device="cuda")
+        DepthwiseOnGpu.apply(one, one, one[0, 0])
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        _log.warning("the kernel for depthwise convolutions does not compile, torch's slower one is used: %s", error)
+        return False
+    return True
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -21,7 +40,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     The result is in the dtype of x.
     """
     if not torch.compiler.is_compiling():
-        if x.device.type == "cuda" and HAS_TRITON:
+        if x.device.type == "cuda" and triton_works():
             from w2vbert_asr.modules.depthwise_triton import DepthwiseOnGpu
 
             return DepthwiseOnGpu.apply(x, weight, bias)  # type: ignore[no-any-return]
