@@ -5,6 +5,7 @@ The sizes stand in the case; the front end has 64 channels.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -75,10 +76,9 @@ def ours(case: Case) -> tuple[Callable[[], object], Callable[[], object]]:
     from w2vbert_asr.models.w2vbert import W2VBert, W2VBertConfig
     from w2vbert_asr.modules.conformer import ConformerConfig
     from w2vbert_asr.modules.subsampling import SubsamplingConfig
-    from w2vbert_asr.training import optimizer
     from w2vbert_asr.training.distributed import World, blocks
-    from w2vbert_asr.training.numerics import numerics
-    from w2vbert_asr.training.update import Setting, compute_gradients, snapshot
+    from w2vbert_asr.training.optimizer import OptimizerConfig, Part
+    from w2vbert_asr.training.update import Setting
 
     block = ConformerConfig(
         model_dim=case.dim, num_heads=case.heads, feed_forward_dim=4 * case.dim, kernel_size=case.kernel, dropout=0.1
@@ -89,22 +89,33 @@ def ours(case: Case) -> tuple[Callable[[], object], Callable[[], object]]:
     model = W2VBert(config, max_steps=1000).to(case.device).train()
     for block in blocks(model) if case.compile else ():
         block.compile(dynamic=True)
-    parts = {"all": optimizer.Part(config=optimizer.OptimizerConfig())}
-    optimizers = optimizer.build(model, parts, 1000)
-    world = World(device=torch.device(case.device))
+    world, batch = World(device=torch.device(case.device)), feature_batch(case)
     setting = Setting(seed=1, bf16=case.precision == "bf16", clip_norm=1.0, world=world)
-    batch, steps = feature_batch(case), iter(range(1000))
+    update = whole_update(model, {"all": Part(config=OptimizerConfig())}, [batch], setting, 1000)
+    return update, lambda: model(batch, seed=1, step=0)
+
+
+def whole_update(
+    model: Any, parts: Any, batches: Sequence[Any], setting: Any, max_steps: int, deterministic: bool = True
+) -> Callable[[], None]:
+    """What training/ does in an update, on the batches in turns."""
+    from w2vbert_asr.training import optimizer
+    from w2vbert_asr.training.numerics import numerics
+    from w2vbert_asr.training.update import compute_gradients, snapshot
+
+    optimizers, steps = optimizer.build(model, parts, max_steps), itertools.count()
 
     def update() -> None:
         step = next(steps)
-        with numerics(world.device, setting.bf16):
+        with numerics(setting.world.device, setting.bf16, deterministic):
             snapshot(model)
             optimizers.set_learning_rates(step)
+            batch = batches[step % len(batches)]
             assert compute_gradients(model, optimizers.parameters, [batch], step, 0, setting).finite
             optimizers.step()
             optimizers.zero_grad()
 
-    return update, lambda: model(batch, seed=1, step=0)
+    return update
 
 
 def behind_our_front_end(case: Case, encode: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:

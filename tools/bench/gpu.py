@@ -65,31 +65,18 @@ def make_model(training: Any) -> Any:
 def make_update(training: Any, mode: str, padding: float) -> Callable[[], None]:
     """An update, on other batches in turns."""
     import torch
+    from encoders import whole_update
 
-    from w2vbert_asr.training import optimizer
     from w2vbert_asr.training.distributed import World, blocks
-    from w2vbert_asr.training.numerics import numerics
-    from w2vbert_asr.training.update import Setting, compute_gradients, snapshot
+    from w2vbert_asr.training.update import Setting
 
-    model, batches = make_model(training), make_batches(training, 4, padding)
+    model, trainer = make_model(training), training.trainer
     for block in blocks(model) if mode != "none" else ():
         block.compile(dynamic=True, mode=mode)
-    optimizers = optimizer.build(model, training.optimizers, training.trainer.max_steps)
     world = World(device=torch.device("cuda"))
-    trainer = training.trainer
     setting = Setting(seed=1, bf16=trainer.precision == "bf16", clip_norm=trainer.clip_norm, world=world)
-    steps = iter(range(10**6))
-
-    def update() -> None:
-        step = next(steps)
-        with numerics(world.device, setting.bf16, trainer.deterministic):
-            snapshot(model)
-            optimizers.set_learning_rates(step)
-            compute_gradients(model, optimizers.parameters, [batches[step % len(batches)]], step, 0, setting)
-            optimizers.step()
-            optimizers.zero_grad()
-
-    return update
+    batches = make_batches(training, 4, padding)
+    return whole_update(model, training.optimizers, batches, setting, trainer.max_steps, trainer.deterministic)
 
 
 def measure(training: Any, mode: str, padding: float, repeats: int) -> dict[str, Any]:
