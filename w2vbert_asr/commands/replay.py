@@ -33,7 +33,6 @@ from w2vbert_asr.training import checkpoint, nonfinite, optimizer
 from w2vbert_asr.training.distributed import World, open_world, whole, wrap
 from w2vbert_asr.training.experiment import CONFIG
 from w2vbert_asr.training.numerics import numerics
-from w2vbert_asr.training.precision import settle
 from w2vbert_asr.training.progress import Progress
 from w2vbert_asr.training.run import Run, TrainerConfig
 from w2vbert_asr.training.signals import StopRequest
@@ -75,8 +74,7 @@ def run(config: Config) -> dict[str, object]:
         world = stack.enter_context(open_world(config.device))
         start = _nearest(config.exp, step - 1)
         assembly, trainer = _assemble(config.exp, step, start is not None, world)
-        bf16 = settle(trainer.precision, world.device) == "bf16"
-        stack.enter_context(numerics(world.device, bf16, trainer.deterministic))
+        stack.enter_context(numerics(world.device, trainer.in_bf16(world.device), trainer.deterministic))
         again = stack.enter_context(closing(_Repeated(config.exp, assembly, trainer, world)))
         again.go_to(step - 1, start)
         batches, pieces = again.batches(bundled)

@@ -97,6 +97,10 @@ class TrainerConfig:
         """With the precision that it comes to there."""
         return replace(self, precision=settle(self.precision, device))
 
+    def in_bf16(self, device: torch.device) -> bool:
+        """Whether products are in bf16 there."""
+        return settle(self.precision, device) == "bf16"
+
     def problems(self) -> list[str]:
         """What is out of range."""
         least = {
@@ -135,7 +139,7 @@ class Run:
         self.sums = Sums(self.world.device)
         self.setting = Setting(
             seed=self.config.seed,
-            bf16=settle(self.config.precision, self.world.device) == "bf16",
+            bf16=self.config.in_bf16(self.world.device),
             clip_norm=self.config.clip_norm,
             world=self.world,
         )

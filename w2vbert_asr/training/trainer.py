@@ -28,7 +28,6 @@ from w2vbert_asr.training.distributed import World, blocks, name_lost_ranks, on_
 from w2vbert_asr.training.evaluation import Measure
 from w2vbert_asr.training.numerics import numerics
 from w2vbert_asr.training.optimizer import Part
-from w2vbert_asr.training.precision import settle
 from w2vbert_asr.training.progress import Progress
 from w2vbert_asr.training.records import RecordWriter
 from w2vbert_asr.training.run import BatchSource, Run
@@ -84,8 +83,7 @@ def train(
         held: list[lock.Lock] = []
         on_main(world, lambda: held.append(stack.enter_context(lock.own(out))))
         stop = stack.enter_context(catch_signals())
-        bf16 = settle(config.precision, world.device) == "bf16"
-        stack.enter_context(numerics(world.device, bf16, config.deterministic))
+        stack.enter_context(numerics(world.device, config.in_bf16(world.device), config.deterministic))
         require_agreement(world, {"config": resolved, "digests": known})
         model.to(world.device).train()
         optimizer.assign(model, optimizers)  # says what does not fit before anything is written
